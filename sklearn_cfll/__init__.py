@@ -1,0 +1,18 @@
+"""Neural networks with a closed-form last layer, as scikit-learn estimators."""
+
+from sklearn_cfll.backbones import MLP, TorchBackbone
+from sklearn_cfll.classifier import CFLLClassifier
+from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.regressor import CFLLRegressor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "CFLLClassifier",
+    "CFLLNet",
+    "CFLLRegressor",
+    "ClosedFormHead",
+    "TorchBackbone",
+]

@@ -1,0 +1,79 @@
+"""Where and how precisely to train, and with which random numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+# Process-wide, since torch's generators are: two fits in threads would otherwise
+# draw from each other's.
+_SEED_LOCK = threading.RLock()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Give the device; "auto" is CUDA, then MPS, then the CPU."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        mps = torch.backends.mps.is_available()
+        return torch.device("mps" if mps else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} is not available here ({reason}); "
+            "use device='auto' or 'cpu'."
+        ) from error
+    return resolved
+
+
+def device_or_cpu(device: str | torch.device) -> torch.device:
+    """Give the device where it is there, else the CPU, for what was trained elsewhere.
+    """
+    try:
+        return resolve_device(device)
+    except ValueError:
+        return torch.device("cpu")
+
+
+def resolve_dtype(
+    dtype: str, n_samples: int, device: torch.device, threshold: int
+) -> torch.dtype:
+    """Give the dtype of the training; "auto" is float64 on small tables."""
+    if device.type == "mps":
+        if dtype == "float64":
+            raise ValueError(
+                "dtype='float64' is not available on MPS; use 'auto' or 'float32'."
+            )
+        return torch.float32
+    if dtype == "auto":
+        return torch.float64 if n_samples <= threshold else torch.float32
+    return torch.float64 if dtype == "float64" else torch.float32
+
+
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a module and set its precision; complex tensors stay complex."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(device, dtype.to_complex())
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return module._apply(moved)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from the seed, and leave its generators be."""
+    on_device = device.type != "cpu"
+    kind = device.type if on_device else "cuda"
+    devices = [device.index or 0] if on_device else []
+    with _SEED_LOCK, torch.random.fork_rng(devices, device_type=kind):
+        torch.manual_seed(seed)
+        yield

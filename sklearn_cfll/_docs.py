@@ -1,0 +1,129 @@
+"""Text that the estimators' docstrings share, written once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TypeVar
+
+_Class = TypeVar("_Class", bound=type)
+
+_PARAMETERS = """
+Parameters
+----------
+backbone : None, MLP, TorchBackbone or torch.nn.Module, default=None
+    The network without its last linear layer. None is ``MLP()``. A module instance
+    is copied in fit, with its weights, and never touched; ``TorchBackbone`` makes
+    one from a class or a function and knows the number of columns. The user's
+    backbone gets X as it is, unscaled.
+alpha : float, array of shape (n_outputs,) or "auto", default="auto"
+    Ridge of the head relative to the mean feature energy, so that one value serves
+    every width and scale. "auto" takes 0.01 in the training and in the end the best
+    of a path by the held-out rows, or by leave-one-out where there are none.
+prox : float or (start, end), default=(0.3, 100.0)
+    Pull of each minibatch's head to the last one, relative to the mean feature
+    energy (the paper's lambda). A pair is annealed geometrically over the training:
+    fast learning first, averaging over many batches in the end.
+update_order : {"head_first", "backbone_first"}, default="head_first"
+    Solve the head before the backbone's gradient step, with one forward pass, or
+    after it, with two (the paper's algorithm 1).
+optimizer : str, class or callable, default="adamw"
+    "adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd" (momentum 0.9),
+    "muon" (AdamW on all that isn't a matrix; needs torch 2.9) or "lbfgs"; or what
+    makes an optimizer when called as ``optimizer(params, lr=...)``.
+lr : float or "auto", default="auto"
+    Rate of the backbone's steps. "auto" is 0.01 for the Adam family, 0.1 for "sgd",
+    0.02 for "muon", 1 for "lbfgs", 0.003 for "rmsprop", 0.03 for "adagrad" and 0.01
+    for an optimizer without a name here. High rates suit a head that is always
+    solved.
+weight_decay : float, default=None
+    Of the optimizer; None leaves it to the optimizer.
+optimizer_params : dict, default=None
+    Further arguments of the optimizer.
+lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
+    Factor of the rate at each step; a callable gets the progress in [0, 1). A
+    skorch ``LRScheduler`` among the callbacks rules alone.
+batch_size : int, "auto" or "full", default="auto"
+    Rows in a batch, evened out so that none is a small rest. "auto" makes about
+    fifty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"
+    takes all rows at each step.
+max_epochs : int or "auto", default="auto"
+    Passes over the rows. "auto" makes about 1,000 steps, in 8 to 100 epochs.
+early_stopping : bool or "auto", default="auto"
+    Restore the epoch that is best on held-out rows, and stop after
+    ``n_iter_no_change`` epochs without a better one. "auto" does so where ``X_val``
+    is given or the table has {rows_to_hold_out} rows or more.
+validation_fraction : float, default=0.1
+    Share of the rows that ``early_stopping`` holds out, where ``X_val`` isn't given.
+n_iter_no_change : int, default=10
+    Epochs without improvement after which training ends.
+tol : float, default=1e-4
+    Least change of the held-out loss (or of ``scoring``) that is an improvement.
+scoring : str or callable, default=None
+    Scorer of scikit-learn that early stopping watches, in place of the loss.
+dtype : {"auto", "float32", "float64"}, default="auto"
+    Precision of the backbone. "auto" is float64 for up to 1,000 rows, where it
+    costs little. The head is solved in float64 anyhow.
+device : str or torch.device, default="auto"
+    "auto" takes CUDA, then MPS, then the CPU.
+callbacks : list of skorch callbacks, default=None
+    Copied; the trained ones stand in ``net_.callbacks_``.
+net_params : dict, default=None
+    Further arguments of :class:`CFLLNet`, such as ``{"compile": True}``.
+warm_start : bool, default=False
+    Go on from the last fit's backbone and head.
+random_state : int, RandomState or None, default=None
+    Seeds the weights, the order of the rows, dropout and the held-out rows. torch's
+    global generators are left as they were.
+verbose : int, default=0
+    1 shows a progress bar.
+"""
+
+_ATTRIBUTES = """
+backbone_ : torch.nn.Module
+    The trained backbone.
+net_ : CFLLNet
+    The skorch net that trained it.
+alpha_ : float or array of shape (n_outputs,)
+    Ridge of the head.
+history_ : skorch.history.History
+    A row an epoch: ``train_loss``, ``train_score``, ``valid_loss``, ``valid_score``,
+    ``dur`` (seconds), ``lr``, ``prox``. Losses are of the encoded targets; those of
+    the training rows are taken in passing, each batch under the head just solved.
+n_iter_ : int
+    Epochs that were run.
+n_outputs_ : int
+    Columns of y.
+n_features_in_ : int
+    Columns of X.
+feature_names_in_ : array of shape (n_features_in_,)
+    Names of X's columns, where they are all strings.
+"""
+
+_NOTES = """
+Notes
+-----
+Each step solves the head on the batch at hand, pulled to the last head by ``prox``,
+and takes one gradient step on the backbone at that head, which needs no gradient
+through the solve (envelope theorem). In the end one exact ridge solve over all
+training rows replaces the head, unless held-out rows get worse by it.
+
+References
+----------
+Galashov, Da Costa, Xu, Hennig, Gretton, "Closed-Form Last Layer Optimization",
+arXiv 2510.04606, 2025.
+"""
+
+
+def document(cls: _Class) -> _Class:
+    """Fill the shared sections into a class's docstring."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    for name, section in [
+        ("parameters", _PARAMETERS),
+        ("attributes", _ATTRIBUTES),
+        ("notes", _NOTES),
+    ]:
+        text = re.sub(rf"\{{{name}\}}", lambda _, s=section: s.strip(), text)
+    rows = format(cls._rows_to_hold_out, ",")
+    cls.__doc__ = text.replace("{rows_to_hold_out}", rows)
+    return cls

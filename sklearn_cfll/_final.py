@@ -1,0 +1,154 @@
+"""The exact head over all training rows, once the backbone is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.ridge import Moments, RidgePath
+from sklearn_cfll.head import as_rows
+from sklearn_cfll.net import Network
+
+# Relative to the mean feature energy, thus the same for every backbone.
+ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))
+
+
+def stream(network: Network, batches: TensorBatches) -> Any:
+    """Yield features, targets and weights, chunk by chunk, without gradients."""
+    head = network.head
+    for X, rows in batches.chunks(sum(head.weight.shape)):
+        features = network.backbone(X)
+        weight = batches.sample_weight
+        targets = batches.targets[rows]
+        yield as_rows(features, targets, None if weight is None else weight[rows])
+
+
+@torch.no_grad()
+def training_path(network: Network, batches: TensorBatches) -> RidgePath:
+    """Ridge path over all training rows, streamed through the moments."""
+    total: Moments | None = None
+    for features, targets, weight in stream(network, batches):
+        moments = Moments.of(features, targets, weight)
+        total = moments if total is None else total.merge(moments)
+    return RidgePath(total)
+
+
+@torch.no_grad()
+def held_out_errors(
+    network: Network, path: RidgePath, held_out: TensorBatches, alphas: Any
+) -> tuple[Tensor, Tensor]:
+    """Mean squared errors on held-out rows: of each alpha, and of the head as it is.
+
+    Returns
+    -------
+    errors : Tensor of shape (n_alphas, k)
+    current : Tensor of shape (k,)
+    """
+    errors, current, total = 0.0, 0.0, 0.0
+    for features, targets, weight in stream(network, held_out):
+        targets = targets.to(path.cross)
+        weight = _row_weights(weight, targets)
+        projected = path.project(features)
+        errors = errors + torch.stack(
+            [weight @ (path.predict(projected, a) - targets).square() for a in alphas]
+        )
+        current = current + weight @ (
+            network.head(features).to(targets) - targets
+        ).square()
+        total = total + weight.sum()
+    return errors / total, current / total
+
+
+@torch.no_grad()
+def leave_one_out(
+    network: Network, path: RidgePath, batches: TensorBatches, alpha: Any, unit: float
+) -> Any:
+    """Yield targets, their leave-one-out predictions, and weights, by chunks.
+
+    A weight is taken as a count: what is left out is one unit of it, or the whole row
+    where its weight is less, so that integer weights equal repeated rows.
+
+    Parameters
+    ----------
+    unit : float
+        One unit in terms of ``batches.sample_weight``.
+    """
+    for features, targets, weight in stream(network, batches):
+        targets = targets.to(path.cross)
+        weight = _row_weights(weight, targets)
+        projected = path.project(features)
+        for i, a in enumerate(alpha):
+            residual = path.predict(projected, a) - targets
+            left_out = weight.clamp_max(unit)[:, None] * path.leverage(projected, a)
+            kept = (1 - left_out).clamp_min(1e-10)
+            yield i, targets, targets + residual / kept, weight
+
+
+def leave_one_out_errors(
+    network: Network, path: RidgePath, batches: TensorBatches, alphas: Any, unit: float
+) -> Tensor:
+    """Mean squared leave-one-out errors (n_alphas, k) over the training rows."""
+    errors = torch.zeros(len(alphas), path.cross.shape[1]).to(path.cross)
+    for i, targets, predictions, weight in leave_one_out(
+        network, path, batches, alphas, unit
+    ):
+        errors[i] += weight @ (predictions - targets).square()
+    return errors / path.moments.weight_sum
+
+
+def solve_head(
+    network: Network,
+    train: TensorBatches,
+    held_out: TensorBatches | None,
+    *,
+    alpha: Any,
+    pooled: bool,
+    unit: float,
+) -> tuple[RidgePath, Any]:
+    """Replace the head by the exact one, unless held-out rows get worse.
+
+    Parameters
+    ----------
+    alpha : float, array of shape (k,) or "auto"
+    pooled : bool
+        Whether "auto" chooses one alpha for all outputs.
+    unit : float
+        One unit of weight, see :func:`leave_one_out`.
+
+    Returns
+    -------
+    path : RidgePath
+    alpha : float, array of shape (k,) or None
+        The exact head's ridge; None where the head of the training was kept.
+    """
+    network.eval()
+    path = training_path(network, train)
+    automatic = isinstance(alpha, str)
+    candidates = ALPHA_PATH if automatic else [torch.as_tensor(alpha)]
+    current = None
+    if held_out is not None:
+        errors, current = held_out_errors(network, path, held_out, candidates)
+    elif automatic:
+        errors = leave_one_out_errors(network, path, train, candidates, unit)
+    if automatic:
+        score = errors.mean(1, keepdim=True) if pooled else errors
+        best = score.argmin(0)
+        alpha = torch.tensor(ALPHA_PATH)[best.cpu()]
+        errors = errors.gather(0, best.expand(errors.shape[1])[None])
+    if current is not None and not errors.mean() <= current.mean():
+        return path, None
+    weight, bias = path.solve(torch.as_tensor(alpha))
+    head = network.head
+    head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
+    alpha = np.asarray(alpha, dtype=float).ravel()
+    return path, float(alpha[0]) if alpha.size == 1 else alpha
+
+
+def _row_weights(weight: Tensor | None, targets: Tensor) -> Tensor:
+    if weight is None:
+        return targets.new_ones(len(targets))
+    return weight.to(targets)

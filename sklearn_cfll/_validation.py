@@ -1,0 +1,138 @@
+"""Reads what the user passes to fit: rows, weights, held-out rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    validate_data,
+)
+
+
+@dataclass
+class Rows:
+    """Rows as the user gave them, and which of them to use.
+
+    Attributes
+    ----------
+    X : array of shape (n, ...)
+    y : array of shape (n, ...)
+        Checked, not encoded.
+    weight : array of shape (n,) or None
+    index : int array or None
+        The rows in use; None means all.
+    """
+
+    X: NDArray[Any]
+    y: NDArray[Any]
+    weight: NDArray[np.float64] | None = None
+    index: NDArray[np.intp] | None = None
+
+    def __len__(self) -> int:
+        return len(self.X) if self.index is None else len(self.index)
+
+    def chosen(self, values: NDArray[Any] | None) -> Any:
+        """Give the values, of y or of the weights, of the rows in use."""
+        if values is None or self.index is None:
+            return values
+        return values[self.index]
+
+
+def read_X(estimator: Any, X: Any, *, reset: bool, least: int = 1) -> NDArray[Any]:  # noqa: N802
+    """Check X as scikit-learn does; n-D arrays pass, for backbones that take them."""
+    return validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=[np.float64, np.float32],
+        allow_nd=True,
+        ensure_min_samples=least,
+    )
+
+
+def read_rows(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool
+) -> Rows:
+    """Check X, y and the weights; rows of weight zero are as if they weren't there."""
+    if y is None:
+        validate_data(estimator, X, y, reset=reset)  # raises, saying that y is needed
+    X = read_X(estimator, X, reset=reset, least=2 if reset else 1)
+    y = estimator._read_targets(y)
+    check_consistent_length(X, y)
+    weight = estimator._read_weights(sample_weight, X, y, reset=reset)
+    if weight is None:
+        return Rows(X, y)
+    positive = weight > 0
+    if not positive.any():
+        raise ValueError("sample_weight is zero for every row; give some a weight.")
+    return Rows(X, y, weight, None if positive.all() else np.flatnonzero(positive))
+
+
+def read_weights(
+    sample_weight: Any, X: NDArray[Any], name: str = "sample_weight"
+) -> NDArray[np.float64] | None:
+    """Check weights: finite, not negative, one a row."""
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    return np.asarray(weight, dtype=np.float64)
+
+
+def split_rows(
+    rows: Rows, fraction: float, seed: int, *, stratify: bool
+) -> tuple[Rows, Rows]:
+    """Hold some of the rows out; no copy of X."""
+    index = np.arange(len(rows.X)) if rows.index is None else rows.index
+    classes = rows.y[index] if stratify else None
+    n_held_out = int(np.ceil(fraction * len(index)))
+    if len(index) - n_held_out < 2:
+        raise ValueError(
+            f"validation_fraction={fraction} of {len(index)} rows leaves fewer than 2 "
+            "rows to train on; pass more rows or set early_stopping=False."
+        )
+    if classes is not None:
+        counts = np.unique(classes, return_counts=True)[1]
+        if counts.min() < 2 or n_held_out < len(counts):
+            classes = None  # too few to have each class on both sides
+    train, held_out = train_test_split(
+        index, test_size=n_held_out, random_state=seed, stratify=classes
+    )
+    return (
+        Rows(rows.X, rows.y, rows.weight, np.sort(train)),
+        Rows(rows.X, rows.y, rows.weight, np.sort(held_out)),
+    )
+
+
+def check_prox(prox: Any) -> float | tuple[float, float]:
+    """Give prox as a float or a pair of floats, all positive."""
+    pair = np.asarray(prox, dtype=float)
+    if pair.shape not in ((), (2,)):
+        raise ValueError(
+            f"prox must be a number or a pair (start, end), got {prox!r}."
+        )
+    if not np.isfinite(pair).all() or (pair <= 0).any():
+        raise ValueError(
+            f"prox must be positive and finite, at its start and its end; got {prox!r}."
+        )
+    return float(pair) if pair.ndim == 0 else (float(pair[0]), float(pair[1]))
+
+
+def check_alpha(alpha: Any, n_outputs: int) -> float | NDArray[np.float64]:
+    """Give alpha as a float or as one float an output, none negative."""
+    values = np.asarray(alpha, dtype=float)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != n_outputs):
+        raise ValueError(
+            f"alpha must be a number, 'auto' or one number for each of the "
+            f"{n_outputs} outputs, got {alpha!r}."
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"alpha must be finite and not negative, got {alpha!r}.")
+    return float(values) if values.ndim == 0 else values

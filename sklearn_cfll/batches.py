@@ -1,0 +1,231 @@
+"""In-memory batches: tensors sliced on the device, without a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch = tuple[dict[str, Tensor], Tensor]
+
+# Numbers in one chunk of a pass without gradients: 16 MB of features in float32.
+_CHUNK_NUMBERS = 2**22
+
+
+class TensorBatches(Dataset[Any]):
+    """Rows of X with their targets and weights, cut into batches on the device.
+
+    On the CPU the arrays are shared, not copied: each batch is gathered and cast as
+    it is used, so a memory-mapped X stays on the disk. On an accelerator, and where
+    one batch takes all rows, X is cast and moved once.
+
+    Parameters
+    ----------
+    X : array or Tensor of shape (n_samples, ...)
+    targets : array or Tensor of shape (n_samples, ...), default=None
+        Encoded targets, those that the head is solved for.
+    sample_weight : array of shape (n_samples,), default=None
+    rows : int array, default=None
+        The rows of X to use, in this order; targets and weights are given for these
+        rows alone. None uses all.
+    labels : array, default=None
+        Targets as the user gave them, for callbacks that score predictions.
+    batch_size : int, default=128
+        Most rows in a batch. Batches are evened out, so that none is a tiny rest.
+    generator : torch.Generator, default=None
+        Shuffles the rows anew in each pass; None keeps their order.
+    dtype : torch.dtype, default=torch.float32
+    device : str or torch.device, default="cpu"
+
+    Yields
+    ------
+    batch : (dict, Tensor)
+        ``{"X": X, "sample_weight": weight}``, the weight left out where there is
+        none, and the targets; skorch passes the dict to the module by keyword.
+    """
+
+    def __init__(
+        self,
+        X: ArrayLike | Tensor,
+        targets: ArrayLike | Tensor | None = None,
+        sample_weight: ArrayLike | Tensor | None = None,
+        *,
+        rows: NDArray[np.intp] | None = None,
+        labels: ArrayLike | None = None,
+        batch_size: int = 128,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.dtype, self.device = dtype, torch.device(device)
+        self.generator = generator
+        self._source = share_memory(X)
+        self._rows = None if rows is None else torch.from_numpy(rows)
+        self._labels = labels
+        self.n_samples = len(self._source) if self._rows is None else len(self._rows)
+        self.batch_size = min(batch_size, self.n_samples)
+        self.targets = self._placed(targets)
+        self.sample_weight = self._placed(sample_weight)
+        if self.device.type != "cpu" or self.batch_size == self.n_samples:
+            source = self._source if self._rows is None else self._source[self._rows]
+            self._source, self._rows = source.to(self.device, dtype), None
+
+    def _placed(self, values: ArrayLike | Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return share_memory(values).to(self.device, self.dtype)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample of X."""
+        return tuple(self._source.shape[1:])
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one pass."""
+        return -(-self.n_samples // self.batch_size)
+
+    @property
+    def X(self) -> NDArray[Any]:  # noqa: N802 (the name that skorch looks for)
+        """The rows as one array, for callbacks that score predictions."""
+        source = self._source if self._rows is None else self._source[self._rows]
+        return source.cpu().numpy()
+
+    @property
+    def y(self) -> Any:
+        """The targets as the user gave them, or the encoded ones."""
+        if self._labels is not None or self.targets is None:
+            return self._labels
+        return self.targets.cpu().numpy()
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        batch = self._gather(torch.as_tensor(index, device=self.device))
+        return batch[0], batch[1]
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.batch_size == self.n_samples:
+            yield self._whole()
+            return
+        order = torch.randperm if self.generator is not None else _ordered
+        index = order(self.n_samples, generator=self.generator).to(self.device)
+        n_batches = self.n_batches
+        for i in range(n_batches):
+            start = self.n_samples * i // n_batches
+            stop = self.n_samples * (i + 1) // n_batches
+            yield self._gather(index[start:stop])
+
+    def _whole(self) -> Batch:
+        inputs = {"X": self._source}
+        if self.sample_weight is not None:
+            inputs["sample_weight"] = self.sample_weight
+        return inputs, _given(self.targets)
+
+    def _gather(self, index: Tensor) -> Batch:
+        rows = index if self._rows is None else self._rows[index]
+        inputs = {"X": self._source[rows].to(self.dtype)}
+        if self.sample_weight is not None:
+            inputs["sample_weight"] = self.sample_weight[index]
+        return inputs, _given(self.targets)[index]
+
+    def chunks(self, numbers_per_row: int) -> Iterator[tuple[Tensor, slice]]:
+        """Cut X in order, in bounded memory, for passes without gradients.
+
+        Parameters
+        ----------
+        numbers_per_row : int
+            Numbers that the pass holds for each row.
+
+        Yields
+        ------
+        X : Tensor of shape (n_chunk, ...)
+        rows : slice
+        """
+        size = max(1, _CHUNK_NUMBERS // max(1, numbers_per_row, *self.sample_shape))
+        for start in range(0, self.n_samples, size):
+            rows = slice(start, min(start + size, self.n_samples))
+            source = self._source[rows if self._rows is None else self._rows[rows]]
+            yield source.to(self.device, self.dtype), rows
+
+    def column_moments(self) -> tuple[Tensor, Tensor]:
+        """Weighted mean and variance of each column, in float64, in one pass."""
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        total = torch.zeros((), dtype=wide, device=self.device)
+        mean = torch.zeros(self.sample_shape, dtype=wide, device=self.device)
+        square = mean.clone()
+        for chunk, rows in self.chunks(1):
+            chunk, weight = chunk.to(wide), torch.ones((), dtype=wide)
+            if self.sample_weight is not None:
+                weight = self.sample_weight[rows].to(wide)
+            weight = weight.to(chunk.device).expand(len(chunk))
+            weight_sum = weight.sum()
+            chunk_mean = torch.tensordot(weight, chunk, 1) / weight_sum
+            total = total + weight_sum
+            gap = chunk_mean - mean
+            mean = mean + gap * (weight_sum / total)
+            # The pairwise update of Chan et al.: exact, and stable far from zero.
+            between = weight_sum * (total - weight_sum) / total
+            within = torch.tensordot(weight, (chunk - chunk_mean).square(), 1)
+            square = square + within + between * gap.square()
+        return mean, square / total
+
+    def in_order(self) -> TensorBatches:
+        """Give the same rows without shuffling; the memory is shared."""
+        ordered = object.__new__(type(self))
+        ordered.__dict__.update(self.__dict__, generator=None)
+        return ordered
+
+    def take(self, index: Any) -> TensorBatches:
+        """Give some of the rows, for skorch's splits of a data set."""
+        index = np.asarray(index, dtype=np.intp)
+        rows = index if self._rows is None else self._rows[index].numpy()
+        labels = None if self._labels is None else np.asarray(self._labels)[index]
+        return TensorBatches(
+            self._source,
+            None if self.targets is None else self.targets[index],
+            None if self.sample_weight is None else self.sample_weight[index],
+            rows=rows,
+            labels=labels,
+            batch_size=self.batch_size,
+            generator=self.generator,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def share_memory(array: ArrayLike | Tensor) -> Tensor:
+    """Tensor on an array's own memory, read-only and memory-mapped ones too."""
+    if isinstance(array, Tensor):
+        return array
+    array = np.asarray(array)
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if not array.flags.writeable:
+        # torch warns that it may write to read-only memory. Nothing here does.
+        array = np.asarray(_Writeable(array))
+    return torch.from_numpy(array)
+
+
+class _Writeable:
+    """The same memory, declared writeable to numpy."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+        self._owner = array
+
+
+def _ordered(n: int, *, generator: torch.Generator | None) -> Tensor:
+    return torch.arange(n)
+
+
+def _given(targets: Tensor | None) -> Tensor:
+    return torch.empty(0) if targets is None else targets

@@ -1,0 +1,299 @@
+"""The classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import softmax
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_y, column_or_1d
+
+from sklearn_cfll._base import BaseCFLL
+from sklearn_cfll._docs import document
+from sklearn_cfll._final import leave_one_out, stream
+from sklearn_cfll.functional.ridge import RidgePath
+from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.losses import accuracy
+from sklearn_cfll.net import Network
+
+# Bounds of the logarithm of the temperature.
+_LOG_TEMPERATURE = (-5.0, 5.0)
+
+
+@document
+class CFLLClassifier(ClassifierMixin, BaseCFLL):
+    """Neural network classifier whose last layer is solved in closed form.
+
+    Squared loss on targets of minus one and one, one output for each class and a
+    single one for two classes. The class of the largest score is predicted;
+    probabilities are the softmax of the scores over a temperature.
+
+    {parameters}
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, multiplied with ``sample_weight``.
+
+    Attributes
+    ----------
+    {attributes}
+    classes_ : array of shape (n_classes,)
+        The labels, sorted.
+    temperature_ : float
+        Divides the scores before the softmax. It minimises the log loss on held-out
+        rows; where none were held out, that of the head's leave-one-out scores, which
+        is optimistic, since the backbone has seen those rows.
+    coef_ : array of shape (1, d) or (n_classes, d)
+        Weights of the head: ``decision_function`` gives
+        ``transform(X) @ coef_.T + intercept_``.
+    intercept_ : array of shape (1,) or (n_classes,)
+        The head's intercept.
+
+    {notes}
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_cfll import CFLLClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = CFLLClassifier(random_state=0).fit(X[::2], y[::2])
+    >>> bool(model.score(X[1::2], y[1::2]) > 0.9)
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **BaseCFLL._parameter_constraints,
+        "class_weight": [None, dict, StrOptions({"balanced"})],
+    }
+    _rows_to_hold_out = 200
+    _train_score = staticmethod(accuracy)
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        alpha: Any = "auto",
+        prox: Any = (0.3, 100.0),
+        update_order: str = "head_first",
+        optimizer: Any = "adamw",
+        lr: Any = "auto",
+        weight_decay: float | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_schedule: Any = "cosine",
+        batch_size: Any = "auto",
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        scoring: Any = None,
+        class_weight: Any = None,
+        dtype: str = "auto",
+        device: Any = "auto",
+        callbacks: Any = None,
+        net_params: dict[str, Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone,
+            alpha=alpha,
+            prox=prox,
+            update_order=update_order,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            optimizer_params=optimizer_params,
+            lr_schedule=lr_schedule,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            scoring=scoring,
+            dtype=dtype,
+            device=device,
+            callbacks=callbacks,
+            net_params=net_params,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    # Targets --------------------------------------------------------------------
+
+    def _read_targets(self, y: Any) -> NDArray[Any]:
+        y = column_or_1d(y, warn=True)
+        y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+        check_classification_targets(y)
+        return np.asarray(y)
+
+    def _read_weights(
+        self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
+    ) -> Any:
+        weight = super()._read_weights(sample_weight, X, y, reset=reset)
+        if self.class_weight is None:
+            return weight
+        if reset:
+            classes = np.unique(y)
+            values = compute_class_weight(self.class_weight, classes=classes, y=y)
+            self._class_weight = dict(zip(classes.tolist(), values, strict=True))
+        of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
+        return np.asarray(of_class) * (1.0 if weight is None else weight)
+
+    def _fit_encoder(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
+        """Learn the classes."""
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y holds one class, {classes[0]!r}, where its rows have weight; "
+                "CFLLClassifier needs two classes or more."
+            )
+        self.classes_ = classes
+        self.n_outputs_ = 1
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
+        index = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
+        unknown = self.classes_[index] != y
+        if unknown.any():
+            raise ValueError(
+                f"y holds the label {y[unknown][0]!r} that is none of the classes "
+                f"{self.classes_.tolist()} of the training rows; leave its rows out."
+            )
+        if len(self.classes_) == 2:
+            return np.where(index == 1, 1.0, -1.0)[:, None]
+        encoded = np.full((len(y), len(self.classes_)), -1.0)
+        encoded[np.arange(len(y)), index] = 1.0
+        return encoded
+
+    def _decode(self, predictions: NDArray[Any]) -> NDArray[Any]:
+        return self.classes_[_class_index(predictions)]
+
+    def _score_predictions(self, predictions: Any, y: Any, weight: Any) -> float:
+        return float(accuracy_score(y, predictions, sample_weight=weight))
+
+    # Probabilities --------------------------------------------------------------
+
+    @torch.no_grad()
+    def _calibrate(
+        self, network: Network, problem: Any, path: RidgePath, unit: float
+    ) -> None:
+        """Fit the temperature on rows that the backbone didn't see, if there are."""
+        if problem.held_out_batches is not None:
+            rows = [
+                (network.head(features), targets, weight)
+                for features, targets, weight in stream(
+                    network, problem.held_out_batches
+                )
+            ]
+        else:
+            rows = [
+                (scores, targets, weight)
+                for _, targets, scores, weight in leave_one_out(
+                    network, path, problem.batches, [self.alpha_], unit
+                )
+            ]
+        scores = np.concatenate([row[0].double().cpu().numpy() for row in rows])
+        targets = np.concatenate([row[1].double().cpu().numpy() for row in rows])
+        weights = np.ones(len(scores))
+        if rows[0][2] is not None:
+            weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
+        self.temperature_ = _fit_temperature(
+            scores, _class_index(targets), weights / unit
+        )
+
+    def _publish_coefficients(self, head: ClosedFormHead) -> None:
+        self.coef_ = head.weight.double().cpu().numpy().T.copy()
+        self.intercept_ = head.bias.double().cpu().numpy().copy()
+
+    # Using ----------------------------------------------------------------------
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Scores of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        scores : array of shape (n_samples,) or (n_samples, n_classes)
+            For two classes the score of the second; near one where a class is sure,
+            near minus one where it is excluded.
+        """
+        scores = self._raw_predictions(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict the class of the largest score.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        y : array of shape (n_samples,)
+            Labels, as in the y of fit.
+        """
+        return self._decode(self._raw_predictions(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Predict probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        probabilities : array of shape (n_samples, n_classes)
+            Columns as in ``classes_``; rows sum to one.
+        """
+        scores = _both_sides(self._raw_predictions(X))
+        return softmax(scores / self.temperature_, axis=1)
+
+
+def _class_index(scores: NDArray[Any]) -> NDArray[np.intp]:
+    if scores.shape[1] == 1:
+        return (scores[:, 0] > 0).astype(np.intp)
+    return scores.argmax(1)
+
+
+def _both_sides(scores: NDArray[Any]) -> NDArray[Any]:
+    """Scores of both classes where there is one of the second alone."""
+    return np.hstack([-scores, scores]) if scores.shape[1] == 1 else scores
+
+
+def _fit_temperature(
+    scores: NDArray[Any], index: NDArray[np.intp], weight: NDArray[Any]
+) -> float:
+    """Temperature of least log loss, with one more row that has every label alike.
+
+    The loss is convex in the inverse temperature, whose root is found by its
+    derivative. The added row keeps few rows, all of them right, from certainty.
+    """
+    scores = _both_sides(scores)
+    truth = scores[np.arange(len(index)), index]
+    total = weight.sum()
+    wanted = (weight @ truth + weight @ scores.mean(1) / total) / (total + 1)
+
+    def slope(log_temperature: float) -> float:
+        expected = (softmax(scores / np.exp(log_temperature), axis=1) * scores).sum(1)
+        return float(weight @ expected / total - wanted)
+
+    low, high = _LOG_TEMPERATURE
+    if slope(low) <= 0:
+        return float(np.exp(low))
+    if slope(high) >= 0:
+        return float(np.exp(high))
+    return float(np.exp(brentq(slope, low, high, xtol=1e-14)))

@@ -1,0 +1,153 @@
+"""The linear head that is solved, not trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_cfll.functional.ridge import proximal_update
+
+# A first head that is hardly penalised is large, and large heads make large
+# gradients in the backbone.
+_FIRST_PROX = 0.1
+
+
+class ClosedFormHead(nn.Module):
+    """Linear layer whose weight is the solution of a proximal ridge problem.
+
+    Its weight and bias are buffers: no optimizer sees them. :meth:`update_` replaces
+    them by the exact solution on a batch, tied to the last one; :meth:`forward` maps
+    the last axis of the features as :class:`torch.nn.Linear` does.
+
+    Parameters
+    ----------
+    in_features : int
+        Features d that the backbone gives.
+    out_features : int
+        Outputs k.
+    dtype : torch.dtype, default=torch.float64
+        Precision of the factorisation and of the stored head.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (in_features, out_features)
+    bias : Tensor of shape (out_features,)
+    n_failures : Tensor of shape ()
+        Updates that were left out because their system had no solution.
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormHead
+    >>> features = torch.randn(50, 3, dtype=torch.float64)
+    >>> targets = features @ torch.tensor([[1.0], [2.0], [3.0]]).double() + 4
+    >>> head = ClosedFormHead(3, 1).update_(features, targets, alpha=0, prox=0)
+    >>> head.weight.ravel().round(decimals=6).tolist()
+    [1.0, 2.0, 3.0]
+    """
+
+    weight: Tensor
+    bias: Tensor
+    n_failures: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        weight = torch.zeros(in_features, out_features, dtype=dtype)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", torch.zeros(out_features, dtype=dtype))
+        self.register_buffer("n_failures", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predictions (..., k) of features (..., d), in the features' dtype."""
+        weight, bias = self.weight.to(features.dtype), self.bias.to(features.dtype)
+        return features @ weight + bias
+
+    @torch.no_grad()
+    def update_(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        alpha: float | Tensor,
+        prox: float,
+    ) -> ClosedFormHead:
+        """Replace the head by the proximal solution on a batch.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, ..., d)
+        targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,), default=None
+            One weight a sample, shared by the sample's grid points.
+        alpha : float or Tensor of shape (k,)
+            Ridge relative to the mean feature energy.
+        prox : float
+            Pull to the last head relative to the mean feature energy.
+
+        Returns
+        -------
+        self : ClosedFormHead
+        """
+        features, targets, sample_weight = as_rows(features, targets, sample_weight)
+        weight, bias = proximal_update(
+            features.detach(),
+            targets,
+            self.weight,
+            self.bias,
+            alpha=alpha,
+            prox=prox,
+            sample_weight=sample_weight,
+        )
+        # New tensors, not writes in place: autograd may hold the last ones. The
+        # choice is made on the device, without a look at the values.
+        solved = weight.isfinite().all() & bias.isfinite().all()
+        self.weight = torch.where(solved, weight, self.weight)
+        self.bias = torch.where(solved, bias, self.bias)
+        self.n_failures = self.n_failures + ~solved
+        return self
+
+    def start_(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        alpha: float | Tensor,
+    ) -> ClosedFormHead:
+        """Give a head that is still zero its first, well damped solution."""
+        return self.update_(
+            features, targets, sample_weight, alpha=alpha, prox=_FIRST_PROX
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes, as the layers of torch show theirs."""
+        in_features, out_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}"
+
+
+def as_rows(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Flatten sample and grid axes into rows; a sample's weight goes to each."""
+    if features.ndim == 2:
+        return features, targets, sample_weight
+    if sample_weight is not None:
+        n_points = features[0, ..., 0].numel()
+        sample_weight = sample_weight.repeat_interleave(n_points)
+    n_features, n_outputs = features.shape[-1], targets.shape[-1]
+    return (
+        features.reshape(-1, n_features),
+        targets.reshape(-1, n_outputs),
+        sample_weight,
+    )

@@ -1,0 +1,74 @@
+"""The weighted squared loss and the scores that are tallied beside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SquaredLoss(nn.Module):
+    """Weighted mean over samples, grid points and outputs of the squared error."""
+
+    def forward(
+        self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        predictions, targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,), default=None
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+        """
+        if predictions.shape != targets.shape:
+            raise ValueError(
+                f"predictions have shape {tuple(predictions.shape)} but targets have "
+                f"shape {tuple(targets.shape)}; the features must have the targets' "
+                f"axes, but for the last."
+            )
+        square = (predictions - targets).square()
+        if sample_weight is None:
+            return square.mean()
+        per_sample = square.flatten(1).mean(1)
+        return (sample_weight * per_sample).sum() / sample_weight.sum()
+
+
+class Tally:
+    """Running weighted mean of a per-batch value, kept on the device."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0
+
+    def add(self, value: Tensor, weight: Tensor | float) -> None:
+        """Add a batch's mean with its weight."""
+        self.total = self.total + value * weight
+        self.weight = self.weight + weight
+
+    def mean(self) -> float:
+        """Read the mean; the one synchronisation of a pass."""
+        return float(self.total / self.weight)
+
+
+def r2_from_loss(
+    predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> Tensor | None:
+    """Nothing to tally: R2 follows from the loss of standardised targets."""
+    return None
+
+
+def accuracy(
+    predictions: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """Weighted share of the rows whose largest score is the true class's."""
+    if predictions.shape[-1] == 1:
+        hits = ((predictions > 0) == (targets > 0))[..., 0]
+    else:
+        hits = predictions.argmax(-1) == targets.argmax(-1)
+    hits = hits.to(predictions.dtype)
+    if sample_weight is None:
+        return hits.mean()
+    return (sample_weight * hits).sum() / sample_weight.sum()

@@ -1,0 +1,412 @@
+"""The skorch net: one training step of backbone and closed-form head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer
+from skorch.utils import TeeGenerator
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from sklearn_cfll.batches import Batch, TensorBatches
+from sklearn_cfll.callbacks import Progress
+from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.losses import SquaredLoss, Tally
+from sklearn_cfll.optimizers import (
+    SCHEDULES,
+    NoOptimizer,
+    annealed,
+    has_learnable_parameters,
+)
+
+
+class Network(nn.Module):
+    """A backbone and the closed-form head on its features.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module
+    head : ClosedFormHead
+    """
+
+    def __init__(self, backbone: nn.Module, head: ClosedFormHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, X: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Predict targets; the weight is there for batches that carry one.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, ...)
+        sample_weight : Tensor of shape (n,), default=None
+            Unused.
+
+        Returns
+        -------
+        predictions : Tensor of shape (n, ..., k)
+        """
+        return self.head(self.backbone(X))
+
+
+class CFLLNet(NeuralNet):
+    """Train a backbone by gradient steps and its last layer in closed form.
+
+    The estimators compose this net; it is for those who want skorch itself. Targets
+    are taken as they are: centre and scale them.
+
+    Parameters
+    ----------
+    module : class or torch.nn.Module
+        The backbone, without its last linear layer.
+    n_features : int
+        Features that the backbone gives.
+    n_outputs : int
+        Columns of the targets.
+    alpha : float or Tensor of shape (n_outputs,), default=0.01
+        Ridge of the head relative to the mean feature energy.
+    prox : float or (start, end), default=(0.3, 100.0)
+        Pull of each solution to the last head; a pair is annealed geometrically.
+    update_order : {"head_first", "backbone_first"}, default="head_first"
+        Whether a step solves the head before the backbone's gradient step, with one
+        forward pass, or after it, with two (the paper's algorithm 1).
+    lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
+        Factor of the rate at a progress in [0, 1).
+    train_score : callable, default=None
+        ``f(predictions, targets, sample_weight)``, tallied over each epoch's batches;
+        None records R2.
+    valid_score : callable, default=None
+        ``f(net, predictions)``, the score of the held-out rows after an epoch.
+    decode : callable, default=None
+        Turns raw predictions into what :meth:`predict` returns.
+    **kwargs
+        As :class:`skorch.NeuralNet` takes them. Unlike there, ``optimizer`` is AdamW,
+        ``train_split`` and ``verbose`` are off, and batches are slices of tensors in
+        memory unless ``iterator_train`` is given.
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        n_features: int,
+        n_outputs: int,
+        alpha: float | Tensor = 1e-2,
+        prox: float | tuple[float, float] = (0.3, 100.0),
+        update_order: str = "head_first",
+        lr_schedule: str | Callable[[float], float] = "cosine",
+        train_score: Callable[..., Tensor] | None = None,
+        valid_score: Callable[..., float] | None = None,
+        decode: Callable[[np.ndarray], np.ndarray] | None = None,
+        criterion: Any = SquaredLoss,
+        optimizer: Any = torch.optim.AdamW,
+        lr: float = 1e-2,
+        train_split: Any = None,
+        iterator_train: Any = None,
+        iterator_valid: Any = None,
+        use_caching: Any = False,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.n_features = n_features
+        self.n_outputs = n_outputs
+        self.alpha = alpha
+        self.prox = prox
+        self.update_order = update_order
+        self.lr_schedule = lr_schedule
+        self.train_score = train_score
+        self.valid_score = valid_score
+        self.decode = decode
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            train_split=train_split,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            use_caching=use_caching,
+            verbose=verbose,
+            **kwargs,
+        )
+
+    # Building -------------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        return [("epoch_timer", EpochTimer())]
+
+    def initialize_module(self) -> CFLLNet:
+        """Join the backbone to a head that is zero, or take a network as it is."""
+        super().initialize_module()
+        if not isinstance(self.module_, Network):
+            self.module_ = Network(
+                self.module_, ClosedFormHead(self.n_features, self.n_outputs)
+            )
+        return self
+
+    def torch_compile(self, module: Any, name: str) -> Any:
+        """Compile the backbone in place, which keeps the names of its state."""
+        if self.compile and isinstance(module, Network):
+            module.backbone.compile(**self.get_params_for("compile"))
+        return module
+
+    def get_all_learnable_params(self) -> Any:
+        """Yield the backbone's parameters; the head has none."""
+        return self.module_.backbone.named_parameters()
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> CFLLNet:
+        """Make the optimizer, where the backbone has parameters to train."""
+        if has_learnable_parameters(self.module_.backbone):
+            return super().initialize_optimizer(*args, **kwargs)
+        self.optimizer_ = NoOptimizer()
+        return self
+
+    # Data -----------------------------------------------------------------------
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Wrap arrays as batches in memory."""
+        if isinstance(X, TensorBatches):
+            return X
+        if self.iterator_train is not None or not hasattr(X, "__array__"):
+            return super().get_dataset(X, y)
+        if y is not None:
+            y = np.asarray(y)
+            y = y[:, None] if y.ndim == 1 else y
+        return TensorBatches(
+            X,
+            y,
+            batch_size=self.batch_size,
+            generator=torch.Generator().manual_seed(torch.initial_seed()),
+            device=self.device,
+        )
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Iterate over batches in memory, shuffled in training alone."""
+        if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorBatches):
+            dataset = dataset.dataset.take(dataset.indices)
+        own = self.iterator_train if training else self.iterator_valid
+        if own is not None or not isinstance(dataset, TensorBatches):
+            return super().get_iterator(dataset, training=training)
+        return dataset if training else dataset.in_order()
+
+    # Training -------------------------------------------------------------------
+
+    def fit_loop(self, X: Any, y: Any = None, epochs: Any = None, **kwargs: Any) -> Any:
+        """Train; counts the steps for the schedules."""
+        epochs = self.max_epochs if epochs is None else epochs
+        n_batches = getattr(X, "n_batches", None)
+        if n_batches is None:
+            n_batches = -(-len(X) // max(1, self.batch_size))
+        self.n_steps_, self.step_ = max(1, epochs * n_batches), 0
+        self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
+        callbacks = [callback for _, callback in self.callbacks_]
+        self.batch_listeners_ = any(
+            _overrides(callback, "on_batch_begin", "on_batch_end")
+            for callback in callbacks
+        )
+        self.grad_listeners_ = any(
+            _overrides(callback, "on_grad_computed") for callback in callbacks
+        )
+        self.progress_ = [c for c in callbacks if isinstance(c, Progress)]
+        return super().fit_loop(X, y, epochs=epochs, **kwargs)
+
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Take one step of the backbone and of the head."""
+        progress = self.step_ / self.n_steps_
+        self._set_rates(progress)
+        self.prox_ = annealed(self.prox, self.step_ / max(1, self.n_steps_ - 1))
+        if self.step_ == 0:
+            self._start_head(batch)
+        first: list[dict[str, Any]] = []
+
+        def closure() -> Tensor:
+            self.optimizer_.zero_grad()
+            step = self.train_step_single(batch)
+            first.append(step)
+            if self.grad_listeners_:
+                self.notify(
+                    "on_grad_computed",
+                    named_parameters=TeeGenerator(self.get_all_learnable_params()),
+                    batch=batch,
+                    training=True,
+                )
+            return step["loss"]
+
+        self.optimizer_.step(closure)
+        if self.update_order == "backbone_first":
+            with torch.no_grad():
+                self._update_head(batch, self.module_.backbone(batch[0]["X"]))
+        self.step_ += 1
+        return first[0]
+
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Compute the loss and its gradient in the backbone, at a detached head."""
+        inputs, targets = batch
+        features = self.module_.backbone(inputs["X"])
+        if self.update_order == "head_first":
+            self._update_head(batch, features)
+        # The head is optimal, so that the loss has no gradient through it
+        # (the envelope theorem; theorems 1 and 2 of the paper).
+        predictions = self.module_.head(features)
+        loss = self.get_loss(predictions, targets, X=inputs, training=True)
+        if loss.requires_grad:
+            loss.backward()
+        return {"loss": loss.detach(), "y_pred": predictions.detach()}
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Compute the criterion, with the batch's weights where it has any."""
+        weight = X.get("sample_weight") if isinstance(X, dict) else None
+        if weight is None:
+            return self.criterion_(y_pred, y_true)
+        return self.criterion_(y_pred, y_true, weight)
+
+    def _update_head(self, batch: Batch, features: Tensor) -> None:
+        inputs, targets = batch
+        self.module_.head.update_(
+            features,
+            targets,
+            inputs.get("sample_weight"),
+            alpha=self.alpha,
+            prox=self.prox_,
+        )
+
+    def _start_head(self, batch: Batch) -> None:
+        """Solve a first head, unless training goes on from one."""
+        inputs, targets = batch
+        head = self.module_.head
+        if not head.weight.any():
+            with torch.no_grad():
+                features = self.module_.backbone(inputs["X"])
+            head.start_(
+                features, targets, inputs.get("sample_weight"), alpha=self.alpha
+            )
+
+    def _set_rates(self, progress: float) -> None:
+        schedule = self.lr_schedule
+        schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        if schedule is None:
+            return
+        for group, rate in zip(self.optimizer_.param_groups, self.rates_, strict=True):
+            if rate is not None:
+                group["lr"] = rate * schedule(progress)
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[..., Any],
+        **fit_params: Any,
+    ) -> None:
+        """Run one pass; values stay on the device until its end."""
+        if iterator is None:
+            return
+        self._set_training(training)
+        loss, score = Tally(), Tally()
+        predictions = []
+        for batch in iterator:
+            inputs, targets = batch
+            if self.batch_listeners_:
+                self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            weight = inputs.get("sample_weight")
+            size = len(targets) if weight is None else weight.sum()
+            loss.add(step["loss"], size)
+            if not training:
+                predictions.append(step["y_pred"])
+            elif self.train_score is not None:
+                score.add(self.train_score(step["y_pred"], targets, weight), size)
+            if self.batch_listeners_:
+                self.history.record_batch(f"{prefix}_loss", step["loss"].item())
+                self.history.record_batch(f"{prefix}_batch_size", len(targets))
+                self.notify("on_batch_end", batch=batch, training=training, **step)
+            if training:
+                for progress in self.progress_:
+                    progress.on_step()
+        self._record(prefix, loss, score, predictions)
+
+    def _record(
+        self, prefix: str, loss: Tally, score: Tally, predictions: list[Tensor]
+    ) -> None:
+        """Write the epoch's row of the history."""
+        row = {f"{prefix}_loss": loss.mean()}
+        if prefix == "train":
+            if not np.isfinite(row["train_loss"]):
+                raise FloatingPointError(
+                    f"training diverged in epoch {len(self.history)}: the loss is "
+                    f"{row['train_loss']}; decrease lr (now {self.lr:g}), increase "
+                    "prox, or scale X."
+                )
+            r2 = 1 - row["train_loss"]
+            row["train_score"] = r2 if self.train_score is None else score.mean()
+            row["lr"] = self.optimizer_.param_groups[0].get("lr")
+            row["prox"] = self.prox_
+        elif self.valid_score is not None:
+            row["valid_score"] = self.valid_score(self, torch.cat(predictions))
+        for name, value in row.items():
+            self.history.record(name, value)
+        earlier = self.history[:-1, f"{prefix}_loss"] if len(self.history) > 1 else []
+        best = row[f"{prefix}_loss"] < min(earlier, default=np.inf)
+        self.history.record(f"{prefix}_loss_best", best)
+
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Predict a held-out batch."""
+        inputs, targets = batch
+        with torch.inference_mode():
+            predictions = self.module_(inputs["X"])
+            loss = self.get_loss(predictions, targets, X=inputs)
+        return {"loss": loss, "y_pred": predictions}
+
+    # Using ----------------------------------------------------------------------
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict targets, decoded where the net has a decoder.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, ...)
+
+        Returns
+        -------
+        y : array of shape (n_samples, n_outputs), or as ``decode`` gives it
+        """
+        predictions = self.predict_proba(X)
+        return predictions if self.decode is None else self.decode(predictions)
+
+    def release(self) -> None:
+        """Let go of the optimizer and of all that holds training data."""
+        self.valid_score = self.train_score = None
+        self.optimizer_ = None
+        self.progress_ = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        module = state.get("module_")
+        if module is not None and next(module.buffers()).device.type != "cpu":
+            state["module_"] = copy.deepcopy(module).cpu()
+            state["device"] = "cpu"
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def _overrides(callback: Callback, *methods: str) -> bool:
+    return any(
+        getattr(type(callback), method) is not getattr(Callback, method)
+        for method in methods
+    )

@@ -1,0 +1,223 @@
+"""Optimizers by name, with the rate that suits each, and rate schedules."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+Closure = Callable[[], Any]
+
+
+def _sgd(params: Any, lr: float, momentum: float = 0.9, **kwargs: Any) -> Optimizer:
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, **kwargs)
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon on the matrices of the backbone, AdamW on all else.
+
+    Parameters
+    ----------
+    params : iterable of Parameter or (name, Parameter)
+    lr : float, default=0.02
+        Rate of the matrices.
+    adamw_lr : float, default=0.01
+        Rate of everything else; it follows the schedule as ``lr`` does.
+    weight_decay : float, default=0.0
+    **kwargs
+        Further arguments of :class:`torch.optim.Muon`.
+
+    Notes
+    -----
+    :class:`torch.optim.Muon` came with torch 2.9.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        *,
+        adamw_lr: float = 0.01,
+        weight_decay: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"optimizer 'muon' needs torch 2.9 or newer, this is {torch.__version__}"
+                "; upgrade torch or choose another optimizer."
+            )
+        plain = [p[1] if isinstance(p, tuple) else p for p in params]
+        matrices = [p for p in plain if p.ndim == 2]
+        others = [p for p in plain if p.ndim != 2]
+        self.parts: list[Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(
+                matrices, lr=lr, weight_decay=weight_decay, **kwargs
+            )
+            self.parts.append(muon)
+        if others:
+            adamw = torch.optim.AdamW(others, lr=adamw_lr, weight_decay=weight_decay)
+            self.parts.append(adamw)
+        # The groups are the parts' own, so that a schedule reaches both.
+        super().__init__(plain, {})
+        self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+        """Take one step of both parts.
+
+        Parameters
+        ----------
+        closure : callable, default=None
+            Computes the loss and its gradient.
+
+        Returns
+        -------
+        loss : Tensor or None
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of both parts.
+
+        Returns
+        -------
+        state : dict
+        """
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` gave.
+
+        Parameters
+        ----------
+        state_dict : dict
+        """
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+
+class NoOptimizer(Optimizer):
+    """Stands in where the backbone has nothing to train."""
+
+    def __init__(self, params: Iterable[Any] = (), lr: float = 0.0) -> None:
+        super().__init__([torch.zeros(0)], {"lr": lr})
+
+    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+        """Compute the loss alone.
+
+        Parameters
+        ----------
+        closure : callable, default=None
+
+        Returns
+        -------
+        loss : Tensor or None
+        """
+        return None if closure is None else closure()
+
+
+# name: (what makes it, the rate that "auto" stands for)
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], float]] = {
+    "adamw": (torch.optim.AdamW, 1e-2),
+    "adam": (torch.optim.Adam, 1e-2),
+    "nadam": (torch.optim.NAdam, 1e-2),
+    "radam": (torch.optim.RAdam, 1e-2),
+    "rmsprop": (torch.optim.RMSprop, 3e-3),
+    "adagrad": (torch.optim.Adagrad, 3e-2),
+    "sgd": (_sgd, 1e-1),
+    "muon": (MuonWithAdamW, 2e-2),
+    "lbfgs": (torch.optim.LBFGS, 1.0),
+}
+
+_RATE_OF_UNNAMED = 1e-2
+
+
+def optimizer_factory(
+    optimizer: str | Callable[..., Optimizer],
+    lr: float | str,
+    weight_decay: float | None,
+    params: dict[str, Any] | None,
+) -> tuple[Callable[..., Optimizer], float, dict[str, Any]]:
+    """Resolve an estimator's optimizer parameters.
+
+    Parameters
+    ----------
+    optimizer : str, class or callable
+    lr : float or "auto"
+    weight_decay : float or None
+        None leaves it to the optimizer.
+    params : dict or None
+
+    Returns
+    -------
+    factory : callable
+    lr : float
+    params : dict
+        Keyword arguments besides ``lr``.
+    """
+    factory, rate = (
+        OPTIMIZERS[optimizer]
+        if isinstance(optimizer, str)
+        else (optimizer, _RATE_OF_UNNAMED)
+    )
+    params = dict(params or {})
+    if weight_decay is not None:
+        if not _accepts(factory, "weight_decay"):
+            raise ValueError(
+                f"weight_decay={weight_decay} was given but optimizer {optimizer!r} "
+                "takes none; set weight_decay=None."
+            )
+        params["weight_decay"] = weight_decay
+    if "fused" not in params and factory in (torch.optim.AdamW, torch.optim.Adam):
+        params["fused"] = True  # one kernel for all tensors, on the CPU too
+    return factory, rate if lr == "auto" else float(lr), params
+
+
+def _accepts(factory: Callable[..., Any], name: str) -> bool:
+    try:
+        signature = inspect.signature(factory).parameters.values()
+    except ValueError:
+        return True
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in signature)
+
+
+def cosine(progress: float) -> float:
+    """Fall from one to zero along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear(progress: float) -> float:
+    """Fall from one to zero in a straight line."""
+    return 1 - progress
+
+
+SCHEDULES: dict[str, Callable[[float], float] | None] = {
+    "cosine": cosine,
+    "linear": linear,
+    "constant": None,
+}
+
+
+def annealed(prox: float | tuple[float, float], progress: float) -> float:
+    """Geometric mean path of the proximal weight from its start to its end."""
+    if not isinstance(prox, tuple):
+        return prox
+    start, end = prox
+    return float(start ** (1 - progress) * end**progress)
+
+
+def has_learnable_parameters(module: nn.Module) -> bool:
+    """Whether an optimizer has anything to do."""
+    return any(parameter.requires_grad for parameter in module.parameters())
