@@ -8,6 +8,10 @@ import math
 # table is where rounding shows.
 FLOAT64_ROWS = 1000
 
+# From here on some rows are held out: they choose the epoch and the ridge, and
+# calibrate probabilities.
+HELD_OUT_ROWS = 200
+
 # Ridge inside the training, relative to the mean feature energy.
 ALPHA_IN_TRAINING = 1e-2
 

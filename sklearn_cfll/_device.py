@@ -23,6 +23,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("mps" if mps else "cpu")
     try:
         resolved = torch.device(device)
+        if resolved.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -34,8 +36,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def device_or_cpu(device: str | torch.device) -> torch.device:
-    """Give the device where it is there, else the CPU, for what was trained elsewhere.
-    """
+    """Give the device, or the CPU for what was trained on a device not here."""
     try:
         return resolve_device(device)
     except ValueError:

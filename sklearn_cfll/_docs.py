@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import TypeVar
 
 _Class = TypeVar("_Class", bound=type)
@@ -52,7 +51,7 @@ max_epochs : int or "auto", default="auto"
 early_stopping : bool or "auto", default="auto"
     Restore the epoch that is best on held-out rows, and stop after
     ``n_iter_no_change`` epochs without a better one. "auto" does so where ``X_val``
-    is given or the table has {rows_to_hold_out} rows or more.
+    is given or the table has 200 rows or more.
 validation_fraction : float, default=0.1
     Share of the rows that ``early_stopping`` holds out, where ``X_val`` isn't given.
 n_iter_no_change : int, default=10
@@ -118,12 +117,8 @@ arXiv 2510.04606, 2025.
 def document(cls: _Class) -> _Class:
     """Fill the shared sections into a class's docstring."""
     text = inspect.cleandoc(cls.__doc__ or "")
-    for name, section in [
-        ("parameters", _PARAMETERS),
-        ("attributes", _ATTRIBUTES),
-        ("notes", _NOTES),
-    ]:
-        text = re.sub(rf"\{{{name}\}}", lambda _, s=section: s.strip(), text)
-    rows = format(cls._rows_to_hold_out, ",")
-    cls.__doc__ = text.replace("{rows_to_hold_out}", rows)
+    sections = {"parameters": _PARAMETERS, "attributes": _ATTRIBUTES, "notes": _NOTES}
+    for name, section in sections.items():
+        text = text.replace(f"{{{name}}}", section.strip())
+    cls.__doc__ = text
     return cls

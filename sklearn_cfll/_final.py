@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.ridge import Moments, RidgePath
+from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.head import as_rows
 from sklearn_cfll.net import Network
 
 # Relative to the mean feature energy, thus the same for every backbone.
-ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 5))
+ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
 
 def stream(network: Network, batches: TensorBatches) -> Any:
@@ -23,18 +24,15 @@ def stream(network: Network, batches: TensorBatches) -> Any:
     for X, rows in batches.chunks(sum(head.weight.shape)):
         features = network.backbone(X)
         weight = batches.sample_weight
-        targets = batches.targets[rows]
+        targets = batches.encoded[rows]
         yield as_rows(features, targets, None if weight is None else weight[rows])
 
 
 @torch.no_grad()
 def training_path(network: Network, batches: TensorBatches) -> RidgePath:
     """Ridge path over all training rows, streamed through the moments."""
-    total: Moments | None = None
-    for features, targets, weight in stream(network, batches):
-        moments = Moments.of(features, targets, weight)
-        total = moments if total is None else total.merge(moments)
-    return RidgePath(total)
+    parts = (Moments.of(*rows) for rows in stream(network, batches))
+    return RidgePath(functools.reduce(Moments.merge, parts))
 
 
 @torch.no_grad()
@@ -48,7 +46,8 @@ def held_out_errors(
     errors : Tensor of shape (n_alphas, k)
     current : Tensor of shape (k,)
     """
-    errors, current, total = 0.0, 0.0, 0.0
+    errors = path.cross.new_zeros(len(alphas), path.cross.shape[1])
+    current, total = errors[0].clone(), errors.new_zeros(())
     for features, targets, weight in stream(network, held_out):
         targets = targets.to(path.cross)
         weight = _row_weights(weight, targets)
@@ -56,9 +55,9 @@ def held_out_errors(
         errors = errors + torch.stack(
             [weight @ (path.predict(projected, a) - targets).square() for a in alphas]
         )
-        current = current + weight @ (
-            network.head(features).to(targets) - targets
-        ).square()
+        current = (
+            current + weight @ (network.head(features).to(targets) - targets).square()
+        )
         total = total + weight.sum()
     return errors / total, current / total
 
@@ -92,7 +91,7 @@ def leave_one_out_errors(
     network: Network, path: RidgePath, batches: TensorBatches, alphas: Any, unit: float
 ) -> Tensor:
     """Mean squared leave-one-out errors (n_alphas, k) over the training rows."""
-    errors = torch.zeros(len(alphas), path.cross.shape[1]).to(path.cross)
+    errors = path.cross.new_zeros(len(alphas), path.cross.shape[1])
     for i, targets, predictions, weight in leave_one_out(
         network, path, batches, alphas, unit
     ):
@@ -136,8 +135,8 @@ def solve_head(
         errors = leave_one_out_errors(network, path, train, candidates, unit)
     if automatic:
         score = errors.mean(1, keepdim=True) if pooled else errors
-        best = score.argmin(0)
-        alpha = torch.tensor(ALPHA_PATH)[best.cpu()]
+        best = _largest_of_the_best(score)
+        alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     if current is not None and not errors.mean() <= current.mean():
         return path, None
@@ -146,6 +145,17 @@ def solve_head(
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
     alpha = np.asarray(alpha, dtype=float).ravel()
     return path, float(alpha[0]) if alpha.size == 1 else alpha
+
+
+def _largest_of_the_best(score: Tensor) -> Tensor:
+    """Row of the largest alpha whose score is the least, to a thousandth.
+
+    Where the features interpolate, all small alphas score alike, and rounding alone
+    would choose among them.
+    """
+    good = score <= score.amin(0) * (1 + 1e-3) + 1e-6
+    order = torch.arange(len(score), device=score.device)[:, None]
+    return torch.where(good, order, 0).amax(0)
 
 
 def _row_weights(weight: Tensor | None, targets: Tensor) -> Tensor:

@@ -74,9 +74,7 @@ def read_rows(
     return Rows(X, y, weight, None if positive.all() else np.flatnonzero(positive))
 
 
-def read_weights(
-    sample_weight: Any, X: NDArray[Any], name: str = "sample_weight"
-) -> NDArray[np.float64] | None:
+def read_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[np.float64] | None:
     """Check weights: finite, not negative, one a row."""
     if sample_weight is None:
         return None
@@ -111,13 +109,19 @@ def split_rows(
     )
 
 
+def _as_floats(value: Any, name: str, wanted: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.") from None
+
+
 def check_prox(prox: Any) -> float | tuple[float, float]:
     """Give prox as a float or a pair of floats, all positive."""
-    pair = np.asarray(prox, dtype=float)
+    wanted = "a number or a pair (start, end)"
+    pair = _as_floats(prox, "prox", wanted)
     if pair.shape not in ((), (2,)):
-        raise ValueError(
-            f"prox must be a number or a pair (start, end), got {prox!r}."
-        )
+        raise ValueError(f"prox must be {wanted}, got {prox!r}.")
     if not np.isfinite(pair).all() or (pair <= 0).any():
         raise ValueError(
             f"prox must be positive and finite, at its start and its end; got {prox!r}."
@@ -125,14 +129,26 @@ def check_prox(prox: Any) -> float | tuple[float, float]:
     return float(pair) if pair.ndim == 0 else (float(pair[0]), float(pair[1]))
 
 
-def check_alpha(alpha: Any, n_outputs: int) -> float | NDArray[np.float64]:
-    """Give alpha as a float or as one float an output, none negative."""
-    values = np.asarray(alpha, dtype=float)
+def check_alpha(alpha: Any, n_outputs: int) -> str | float | NDArray[np.float64]:
+    """Give alpha as "auto", a float or one float an output, none negative."""
+    if isinstance(alpha, str):
+        return alpha
+    wanted = f"a number, 'auto' or one number for each output ({n_outputs} here)"
+    values = _as_floats(alpha, "alpha", wanted)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != n_outputs):
-        raise ValueError(
-            f"alpha must be a number, 'auto' or one number for each of the "
-            f"{n_outputs} outputs, got {alpha!r}."
-        )
+        raise ValueError(f"alpha must be {wanted}, got {alpha!r}.")
     if not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"alpha must be finite and not negative, got {alpha!r}.")
     return float(values) if values.ndim == 0 else values
+
+
+def check_range(X: NDArray[Any]) -> None:
+    """Refuse numbers that float32 doesn't hold."""
+    if X.dtype == np.float32:
+        return
+    largest = max(abs(float(X.max())), abs(float(X.min())))
+    if largest > np.finfo(np.float32).max:
+        raise ValueError(
+            f"X holds {largest:.3g}, beyond float32's range; scale X or set "
+            "dtype='float64'."
+        )

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.ridge import wide_dtype
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -32,6 +33,9 @@ class Backbone(BaseEstimator):
     do, so that ``backbone__width`` works in a grid search, and builds a fresh module
     in :meth:`build`.
     """
+
+    # Whether the module takes X in float64 and casts it itself.
+    takes_float64 = False
 
     def build(self, batches: TensorBatches) -> nn.Module:
         """Build the module for the training rows.
@@ -77,9 +81,11 @@ default="silu"
     64
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
-        "width": [Interval(Integral, 1, None, closed="left")],
-        "depth": [Interval(Integral, 1, None, closed="left")],
+    takes_float64 = True
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "width": [Interval(Integral, 1, 2**31, closed="left")],
+        "depth": [Interval(Integral, 1, 2**31, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS)), callable],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalize": ["boolean"],
@@ -219,7 +225,12 @@ class TorchBackbone(Backbone):
         params = {name: getattr(self, name) for name in self._names}
         size = batches.sample_shape[0] if batches.sample_shape else 1
         args = self._size_argument(params, size)
-        module = self.factory(*args, **params)
+        try:
+            module = self.factory(*args, **params)
+        except Exception as error:
+            raise ValueError(
+                f"backbone {_name_of(self.factory)} could not be built: {error}"
+            ) from error
         if not isinstance(module, nn.Module):
             raise TypeError(
                 f"backbone {_name_of(self.factory)} returned a "
@@ -236,8 +247,10 @@ class TorchBackbone(Backbone):
         if any(p.name == "in_features" for p in signature):
             params.setdefault("in_features", size)
             return ()
-        positional = (inspect.Parameter.POSITIONAL_ONLY,
-                      inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        positional = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
         if (
             signature
             and signature[0].kind in positional
@@ -292,6 +305,9 @@ def as_backbone(backbone: Any) -> Backbone:
 class Standardize(nn.Module):
     """Subtract the columns' means and divide by their standard deviations.
 
+    This is done in float64 where the device has it, since a column may lie far from
+    zero (a time stamp, say); the result is cast to the network's dtype.
+
     Parameters
     ----------
     mean, scale : Tensor of shape (n_columns,)
@@ -304,6 +320,7 @@ class Standardize(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
+        self.dtype = mean.dtype
 
     @classmethod
     def fitted(cls, batches: TensorBatches) -> Standardize:
@@ -322,7 +339,16 @@ class Standardize(nn.Module):
         # A constant column has a variance of rounding alone.
         spacing = torch.finfo(mean.dtype).eps * batches.n_samples
         scale = torch.where(variance > (spacing * mean) ** 2, variance.sqrt(), 1.0)
-        return cls(mean.to(batches.dtype), scale.to(batches.dtype))
+        return cls(mean, scale).to(batches.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Standardize:
+        mean, scale = self.mean, self.scale
+        self.dtype = fn(torch.zeros((), dtype=self.dtype, device=mean.device)).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = self.mean.device
+        self.mean = mean.to(device, wide_dtype(device))
+        self.scale = scale.to(device, wide_dtype(device))
+        return self
 
     def forward(self, X: Tensor) -> Tensor:
         """Standardise columns.
@@ -335,7 +361,7 @@ class Standardize(nn.Module):
         -------
         X : Tensor of shape (n, n_columns)
         """
-        return (X - self.mean) / self.scale
+        return ((X.to(self.mean) - self.mean) / self.scale).to(self.dtype)
 
 
 def _name_of(factory: Any) -> str:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sklearn_cfll.functional.ridge import wide_dtype
+
 Batch = tuple[dict[str, Tensor], Tensor]
 
 # Numbers in one chunk of a pass without gradients: 16 MB of features in float32.
@@ -40,6 +42,8 @@ class TensorBatches(Dataset[Any]):
     generator : torch.Generator, default=None
         Shuffles the rows anew in each pass; None keeps their order.
     dtype : torch.dtype, default=torch.float32
+    input_dtype : torch.dtype, default=None
+        Of X, where the backbone takes another; None is ``dtype``.
     device : str or torch.device, default="cpu"
 
     Yields
@@ -60,12 +64,14 @@ class TensorBatches(Dataset[Any]):
         batch_size: int = 128,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
+        input_dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.dtype, self.device = dtype, torch.device(device)
+        self.input_dtype = dtype if input_dtype is None else input_dtype
         self.generator = generator
         self._source = share_memory(X)
-        self._rows = None if rows is None else torch.from_numpy(rows)
+        self._rows = None if rows is None else share_memory(rows)
         self._labels = labels
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
@@ -73,7 +79,7 @@ class TensorBatches(Dataset[Any]):
         self.sample_weight = self._placed(sample_weight)
         if self.device.type != "cpu" or self.batch_size == self.n_samples:
             source = self._source if self._rows is None else self._source[self._rows]
-            self._source, self._rows = source.to(self.device, dtype), None
+            self._source, self._rows = source.to(self.device, self.input_dtype), None
 
     def _placed(self, values: ArrayLike | Tensor | None) -> Tensor | None:
         if values is None:
@@ -84,6 +90,13 @@ class TensorBatches(Dataset[Any]):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample of X."""
         return tuple(self._source.shape[1:])
+
+    @property
+    def encoded(self) -> Tensor:
+        """The targets, where there are any to learn from."""
+        if self.targets is None:
+            raise ValueError("these batches hold no targets; pass targets to train.")
+        return self.targets
 
     @property
     def n_batches(self) -> int:
@@ -126,14 +139,16 @@ class TensorBatches(Dataset[Any]):
         inputs = {"X": self._source}
         if self.sample_weight is not None:
             inputs["sample_weight"] = self.sample_weight
-        return inputs, _given(self.targets)
+        return inputs, torch.empty(0) if self.targets is None else self.targets
 
     def _gather(self, index: Tensor) -> Batch:
         rows = index if self._rows is None else self._rows[index]
-        inputs = {"X": self._source[rows].to(self.dtype)}
+        inputs = {"X": self._source[rows].to(self.input_dtype)}
         if self.sample_weight is not None:
             inputs["sample_weight"] = self.sample_weight[index]
-        return inputs, _given(self.targets)[index]
+        if self.targets is None:
+            return inputs, torch.empty(0)
+        return inputs, self.targets[index]
 
     def chunks(self, numbers_per_row: int) -> Iterator[tuple[Tensor, slice]]:
         """Cut X in order, in bounded memory, for passes without gradients.
@@ -152,11 +167,11 @@ class TensorBatches(Dataset[Any]):
         for start in range(0, self.n_samples, size):
             rows = slice(start, min(start + size, self.n_samples))
             source = self._source[rows if self._rows is None else self._rows[rows]]
-            yield source.to(self.device, self.dtype), rows
+            yield source.to(self.device, self.input_dtype), rows
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and variance of each column, in float64, in one pass."""
-        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        wide = wide_dtype(self.device)
         total = torch.zeros((), dtype=wide, device=self.device)
         mean = torch.zeros(self.sample_shape, dtype=wide, device=self.device)
         square = mean.clone()
@@ -165,7 +180,7 @@ class TensorBatches(Dataset[Any]):
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows].to(wide)
             weight = weight.to(chunk.device).expand(len(chunk))
-            weight_sum = weight.sum()
+            weight_sum = weight.sum().clamp_min(torch.finfo(wide).tiny)
             chunk_mean = torch.tensordot(weight, chunk, 1) / weight_sum
             total = total + weight_sum
             gap = chunk_mean - mean
@@ -196,6 +211,7 @@ class TensorBatches(Dataset[Any]):
             batch_size=self.batch_size,
             generator=self.generator,
             dtype=self.dtype,
+            input_dtype=self.input_dtype,
             device=self.device,
         )
 
@@ -225,7 +241,3 @@ class _Writeable:
 
 def _ordered(n: int, *, generator: torch.Generator | None) -> Tensor:
     return torch.arange(n)
-
-
-def _given(targets: Tensor | None) -> Tensor:
-    return torch.empty(0) if targets is None else targets

@@ -33,7 +33,8 @@ class BestState(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Forget the last training."""
-        self.best_, self.state_ = math.inf, None
+        self.best_ = math.inf
+        self.state_: dict[str, Tensor] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Copy the state where the epoch is the best so far."""
@@ -121,9 +122,7 @@ class Progress(Callback):
         """Show the epoch's loss and score."""
         row = net.history[-1]
         names = [("loss", "train_loss"), ("held-out loss", "valid_loss")]
-        names += [
-            ("score", "valid_score" if "valid_score" in row else "train_score")
-        ]
+        names += [("score", "valid_score" if "valid_score" in row else "train_score")]
         shown = {label: f"{row[name]:.4f}" for label, name in names if name in row}
         self.bar_.set_postfix(shown, refresh=False)
 

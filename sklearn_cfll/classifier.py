@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from sklearn.utils.validation import _check_y, column_or_1d
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
 from sklearn_cfll._final import leave_one_out, stream
-from sklearn_cfll.functional.ridge import RidgePath
+from sklearn_cfll._parameters import Parameters
+from sklearn_cfll._problem import Problem
+from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import accuracy
 from sklearn_cfll.net import Network
@@ -67,11 +69,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     True
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
-        **BaseCFLL._parameter_constraints,
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Parameters._parameter_constraints,
         "class_weight": [None, dict, StrOptions({"balanced"})],
     }
-    _rows_to_hold_out = 200
     _train_score = staticmethod(accuracy)
 
     def __init__(
@@ -146,6 +147,11 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         if reset:
             classes = np.unique(y)
             values = compute_class_weight(self.class_weight, classes=classes, y=y)
+            if not (np.isfinite(values).all() and (values >= 0).all()):
+                raise ValueError(
+                    f"class_weight must be finite and not negative, got {values} for "
+                    f"the classes {classes.tolist()}."
+                )
             self._class_weight = dict(zip(classes.tolist(), values, strict=True))
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
@@ -155,8 +161,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(
-                f"y holds one class, {classes[0]!r}, where its rows have weight; "
-                "CFLLClassifier needs two classes or more."
+                f"y holds one class, {classes.tolist()[0]!r}, where its rows have "
+                "weight; CFLLClassifier needs two classes or more."
             )
         self.classes_ = classes
         self.n_outputs_ = 1
@@ -166,8 +172,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         unknown = self.classes_[index] != y
         if unknown.any():
             raise ValueError(
-                f"y holds the label {y[unknown][0]!r} that is none of the classes "
-                f"{self.classes_.tolist()} of the training rows; leave its rows out."
+                f"y_val holds the label {y[unknown].tolist()[0]!r}, none of the "
+                f"classes {self.classes_.tolist()} of the training rows; leave its "
+                "rows out."
             )
         if len(self.classes_) == 2:
             return np.where(index == 1, 1.0, -1.0)[:, None]
@@ -184,9 +191,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     # Probabilities --------------------------------------------------------------
 
     @torch.no_grad()
-    def _calibrate(
-        self, network: Network, problem: Any, path: RidgePath, unit: float
-    ) -> None:
+    def _calibrate(self, network: Network, problem: Problem, path: RidgePath) -> None:
         """Fit the temperature on rows that the backbone didn't see, if there are."""
         if problem.held_out_batches is not None:
             rows = [
@@ -199,7 +204,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             rows = [
                 (scores, targets, weight)
                 for _, targets, scores, weight in leave_one_out(
-                    network, path, problem.batches, [self.alpha_], unit
+                    network, path, problem.batches, [self.alpha_], problem.unit
                 )
             ]
         scores = np.concatenate([row[0].double().cpu().numpy() for row in rows])
@@ -208,7 +213,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         if rows[0][2] is not None:
             weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
         self.temperature_ = _fit_temperature(
-            scores, _class_index(targets), weights / unit
+            scores, _class_index(targets), weights / problem.unit
         )
 
     def _publish_coefficients(self, head: ClosedFormHead) -> None:

@@ -141,6 +141,9 @@ class CFLLNet(NeuralNet):
             **kwargs,
         )
 
+    module_: Any
+    optimizer_: Any
+
     # Building -------------------------------------------------------------------
 
     @property
@@ -169,7 +172,14 @@ class CFLLNet(NeuralNet):
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> CFLLNet:
         """Make the optimizer, where the backbone has parameters to train."""
         if has_learnable_parameters(self.module_.backbone):
-            return super().initialize_optimizer(*args, **kwargs)
+            super().initialize_optimizer(*args, **kwargs)
+            if not hasattr(self.optimizer_, "param_groups"):
+                raise TypeError(
+                    f"optimizer {self.optimizer!r} made a "
+                    f"{type(self.optimizer_).__name__}; it must make a "
+                    "torch.optim.Optimizer."
+                )
+            return self
         self.optimizer_ = NoOptimizer()
         return self
 
@@ -198,18 +208,21 @@ class CFLLNet(NeuralNet):
             dataset = dataset.dataset.take(dataset.indices)
         own = self.iterator_train if training else self.iterator_valid
         if own is not None or not isinstance(dataset, TensorBatches):
-            return super().get_iterator(dataset, training=training)
-        return dataset if training else dataset.in_order()
+            iterator = super().get_iterator(dataset, training=training)
+            n_batches = len(iterator)
+        else:
+            iterator = dataset if training else dataset.in_order()
+            n_batches = dataset.n_batches
+        if training:
+            self.n_steps_ = max(1, self.epochs_ * n_batches)
+        return iterator
 
     # Training -------------------------------------------------------------------
 
     def fit_loop(self, X: Any, y: Any = None, epochs: Any = None, **kwargs: Any) -> Any:
         """Train; counts the steps for the schedules."""
         epochs = self.max_epochs if epochs is None else epochs
-        n_batches = getattr(X, "n_batches", None)
-        if n_batches is None:
-            n_batches = -(-len(X) // max(1, self.batch_size))
-        self.n_steps_, self.step_ = max(1, epochs * n_batches), 0
+        self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0
         self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
         callbacks = [callback for _, callback in self.callbacks_]
         self.batch_listeners_ = any(
@@ -255,6 +268,12 @@ class CFLLNet(NeuralNet):
         """Compute the loss and its gradient in the backbone, at a detached head."""
         inputs, targets = batch
         features = self.module_.backbone(inputs["X"])
+        if features.shape[:-1] != targets.shape[:-1]:
+            raise ValueError(
+                f"the backbone returned features of shape {tuple(features.shape)} for "
+                f"targets of shape {tuple(targets.shape)}; it must keep all axes but "
+                "the last."
+            )
         if self.update_order == "head_first":
             self._update_head(batch, features)
         # The head is optimal, so that the loss has no gradient through it
@@ -296,7 +315,7 @@ class CFLLNet(NeuralNet):
             )
 
     def _set_rates(self, progress: float) -> None:
-        schedule = self.lr_schedule
+        schedule: Any = self.lr_schedule
         schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         if schedule is None:
             return
@@ -343,7 +362,7 @@ class CFLLNet(NeuralNet):
         self, prefix: str, loss: Tally, score: Tally, predictions: list[Tensor]
     ) -> None:
         """Write the epoch's row of the history."""
-        row = {f"{prefix}_loss": loss.mean()}
+        row: dict[str, Any] = {f"{prefix}_loss": loss.mean()}
         if prefix == "train":
             if not np.isfinite(row["train_loss"]):
                 raise FloatingPointError(
@@ -389,7 +408,7 @@ class CFLLNet(NeuralNet):
 
     def release(self) -> None:
         """Let go of the optimizer and of all that holds training data."""
-        self.valid_score = self.train_score = None
+        self.valid_score = self.train_score = self.train_split = None
         self.optimizer_ = None
         self.progress_ = []
 

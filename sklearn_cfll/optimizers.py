@@ -48,8 +48,8 @@ class MuonWithAdamW(Optimizer):
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise ValueError(
-                f"optimizer 'muon' needs torch 2.9 or newer, this is {torch.__version__}"
-                "; upgrade torch or choose another optimizer."
+                "optimizer 'muon' needs torch 2.9 or newer, this is torch "
+                f"{torch.__version__}; upgrade it or choose another optimizer."
             )
         plain = [p[1] if isinstance(p, tuple) else p for p in params]
         matrices = [p for p in plain if p.ndim == 2]
@@ -67,7 +67,7 @@ class MuonWithAdamW(Optimizer):
         super().__init__(plain, {})
         self.param_groups = [g for part in self.parts for g in part.param_groups]
 
-    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Any:
         """Take one step of both parts.
 
         Parameters
@@ -114,7 +114,7 @@ class NoOptimizer(Optimizer):
     def __init__(self, params: Iterable[Any] = (), lr: float = 0.0) -> None:
         super().__init__([torch.zeros(0)], {"lr": lr})
 
-    def step(self, closure: Closure | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Any:
         """Compute the loss alone.
 
         Parameters

@@ -42,8 +42,6 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     True
     """
 
-    _rows_to_hold_out = 200
-
     def _read_targets(self, y: Any) -> NDArray[Any]:
         y = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
@@ -65,14 +63,27 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self._y_shape = y.shape[1:]
         table = y.reshape(len(y), -1)
         self.n_outputs_ = table.shape[1]
-        mean = np.average(table, axis=0, weights=weight)
-        deviation = np.sqrt(np.average((table - mean) ** 2, axis=0, weights=weight))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.average(table, axis=0, weights=weight)
+            square = np.average((table - mean) ** 2, axis=0, weights=weight)
+        deviation = np.sqrt(square)
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+            raise ValueError(
+                f"y holds values up to {np.abs(table).max():.3g}, whose variance "
+                "overflows float64; scale y."
+            )
         spacing = np.finfo(float).eps * len(y) * np.abs(mean)
         self._y_mean = mean
         self._y_scale = np.where(deviation > spacing, deviation, 1.0)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
-        return (y.reshape(len(y), -1) - self._y_mean) / self._y_scale
+        table = y.reshape(len(y), -1)
+        if table.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y_val has {table.shape[1]} outputs but y has {self.n_outputs_}; pass "
+                "the same outputs for the held-out rows."
+            )
+        return (table - self._y_mean) / self._y_scale
 
     def _decode(self, predictions: NDArray[Any]) -> NDArray[Any]:
         return (predictions * self._y_scale + self._y_mean).reshape(-1, *self._y_shape)

@@ -1,12 +1,7 @@
 """Pure tensor functions: the mathematics, without state."""
 
-from sklearn_cfll.functional.ridge import (
-    Moments,
-    RidgePath,
-    feature_energy,
-    proximal_update,
-    solve_ridge,
-)
+from sklearn_cfll.functional.moments import Moments, RidgePath, solve_ridge
+from sklearn_cfll.functional.ridge import feature_energy, proximal_update
 
 __all__ = [
     "Moments",

@@ -8,8 +8,6 @@ Conventions: features are ``(..., n, d)``, targets ``(..., n, k)``, sample weigh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -21,10 +19,11 @@ _SAFE_CONDITION = 1e4
 
 def normalised_weights(features: Tensor, sample_weight: Tensor | None) -> Tensor:
     """Weights in float64 that sum to one over the rows."""
+    wide = wide_dtype(features.device)
     if sample_weight is None:
         n_rows = features.shape[-2]
-        return features.new_full(features.shape[:-1], 1 / n_rows, dtype=_wide(features))
-    weight = sample_weight.to(_wide(features))
+        return features.new_full(features.shape[:-1], 1 / n_rows, dtype=wide)
+    weight = sample_weight.to(wide)
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -43,31 +42,6 @@ def feature_energy(features: Tensor, sample_weight: Tensor | None = None) -> Ten
     """
     weight = normalised_weights(features, sample_weight)
     return _energy(features.to(weight.dtype), weight)
-
-
-def solve_ridge(
-    features: Tensor,
-    targets: Tensor,
-    alpha: float | Tensor,
-    sample_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of least penalised squared error; the bias is free.
-
-    Parameters
-    ----------
-    features : Tensor of shape (n, d)
-    targets : Tensor of shape (n, k)
-    alpha : float or Tensor of shape (k,)
-        Ridge relative to the mean feature energy.
-    sample_weight : Tensor of shape (n,), default=None
-
-    Returns
-    -------
-    weight : Tensor of shape (d, k)
-    bias : Tensor of shape (k,)
-    """
-    moments = Moments.of(features, targets, sample_weight)
-    return RidgePath(moments).solve(alpha)
 
 
 def proximal_update(
@@ -163,7 +137,8 @@ class _System:
         return self._dual() if n_rows < n_features else self._primal()
 
     def _right_side(self) -> Tensor:
-        return self.rows.mT @ self.residual - self.ridge * self.weight
+        fit: Tensor = self.rows.mT @ self.residual
+        return fit - self.ridge * self.weight
 
     def _primal(self) -> Tensor:
         shift = self.ridge + self.pull
@@ -186,21 +161,22 @@ class _System:
         if self.mixed:
             image = self.rows @ (self.rows.mT @ dual) + shift * dual
             dual = dual + torch.cholesky_solve(right_side - image, factor)
-        return self.rows.mT @ dual - share * self.weight
+        step: Tensor = self.rows.mT @ dual
+        return step - share * self.weight
 
     def _by_eigenvalues(self) -> Tensor:
         # One factorisation for every output's own ridge.
         values, vectors = torch.linalg.eigh(self.rows.mT @ self.rows)
         shift = values.clamp_min(0)[..., None] + self.ridge + self.pull
-        return vectors @ ((vectors.mT @ self._right_side()) / shift)
+        step: Tensor = vectors @ ((vectors.mT @ self._right_side()) / shift)
+        return step
 
 
 def _gram(rows: Tensor, mixed: bool) -> Tensor:
     """Inner products of the rows, multiplied in float32 where that is safe."""
-    if mixed:
-        narrow = rows.float()
-        return (narrow @ narrow.mT).to(rows.dtype)
-    return rows @ rows.mT
+    narrow = rows.float() if mixed else rows
+    gram: Tensor = narrow @ narrow.mT
+    return gram.to(rows.dtype)
 
 
 def _cholesky(gram: Tensor, shift: Tensor) -> Tensor:
@@ -212,9 +188,9 @@ def _cholesky(gram: Tensor, shift: Tensor) -> Tensor:
     return factor
 
 
-def _wide(features: Tensor) -> torch.dtype:
+def wide_dtype(device: torch.device) -> torch.dtype:
     """float64 wherever the device has it."""
-    return torch.float32 if features.device.type == "mps" else torch.float64
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _energy(features: Tensor, weight: Tensor) -> Tensor:
@@ -223,7 +199,8 @@ def _energy(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def _mean(rows: Tensor, weight: Tensor) -> Tensor:
-    return (weight[..., None, :] @ rows)[..., 0, :]
+    mean: Tensor = (weight[..., None, :] @ rows)[..., 0, :]
+    return mean
 
 
 def _centred_rows(
@@ -231,132 +208,3 @@ def _centred_rows(
 ) -> Tensor:
     centred = rows - (centring[..., None] * mean)[..., None, :]
     return centred.mul_(weight.sqrt()[..., None])
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Weighted centred second moments of features and targets, in float64.
-
-    Sums over batches merge exactly (pairwise update of means and co-moments), so a
-    data set streams through in memory ``O(d^2 + d k)``.
-
-    Attributes
-    ----------
-    weight_sum : Tensor of shape ()
-    feature_mean : Tensor of shape (d,)
-    target_mean : Tensor of shape (k,)
-    gram : Tensor of shape (d, d)
-        ``sum_i w_i (phi_i - mean)(phi_i - mean)'``.
-    cross : Tensor of shape (d, k)
-    target_square : Tensor of shape (k,)
-        ``sum_i w_i (y_i - mean)^2``.
-    """
-
-    weight_sum: Tensor
-    feature_mean: Tensor
-    target_mean: Tensor
-    gram: Tensor
-    cross: Tensor
-    target_square: Tensor
-
-    @classmethod
-    def of(
-        cls, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
-    ) -> Moments:
-        """Moments of one batch: features (n, d), targets (n, k)."""
-        wide = _wide(features)
-        features, targets = features.to(wide), targets.to(wide)
-        if sample_weight is None:
-            weight = features.new_ones(features.shape[0])
-        else:
-            weight = sample_weight.to(wide)
-        # A batch of weight zero has no mean; it adds nothing.
-        weight_sum = weight.sum()
-        share = weight / weight_sum.clamp_min(torch.finfo(wide).tiny)
-        feature_mean, target_mean = share @ features, share @ targets
-        root = weight.sqrt()[:, None]
-        features = (features - feature_mean) * root
-        targets = (targets - target_mean) * root
-        return cls(
-            weight_sum,
-            feature_mean,
-            target_mean,
-            features.mT @ features,
-            features.mT @ targets,
-            (targets * targets).sum(0),
-        )
-
-    def merge(self, other: Moments) -> Moments:
-        """Moments of both sets of rows together."""
-        total = self.weight_sum + other.weight_sum
-        tiny = torch.finfo(total.dtype).tiny
-        share = other.weight_sum / total.clamp_min(tiny)
-        feature_gap = other.feature_mean - self.feature_mean
-        target_gap = other.target_mean - self.target_mean
-        between = self.weight_sum * share
-        return Moments(
-            total,
-            self.feature_mean + share * feature_gap,
-            self.target_mean + share * target_gap,
-            self.gram + other.gram + between * torch.outer(feature_gap, feature_gap),
-            self.cross + other.cross + between * torch.outer(feature_gap, target_gap),
-            self.target_square + other.target_square + between * target_gap**2,
-        )
-
-    @property
-    def energy(self) -> Tensor:
-        """Mean feature energy, as :func:`feature_energy` gives it."""
-        square = self.gram.diagonal().sum() / self.weight_sum
-        square = square + self.feature_mean @ self.feature_mean
-        return (square + 1) / (self.feature_mean.shape[0] + 1)
-
-
-class RidgePath:
-    """Ridge heads of every ``alpha`` from one eigendecomposition of the moments.
-
-    Parameters
-    ----------
-    moments : Moments
-    """
-
-    def __init__(self, moments: Moments) -> None:
-        self.moments = moments
-        self.energy = moments.energy
-        # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
-        gram = (moments.gram / moments.weight_sum).to("cpu", torch.float64)
-        values, vectors = torch.linalg.eigh(gram)
-        self.values = values.clamp_min(0).to(moments.gram)
-        self.vectors = vectors.to(moments.gram)
-        self.cross = self.vectors.mT @ (moments.cross / moments.weight_sum)
-        # Directions that the data don't span to rounding get no weight at alpha 0.
-        spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
-        self.floor = self.values.amax() * spacing
-
-    def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (d, k) and bias (k,) at one alpha, or one alpha an output."""
-        weight = self.vectors @ self.coordinates(alpha)
-        bias = self.moments.target_mean - self.moments.feature_mean @ weight
-        return weight, bias
-
-    def coordinates(self, alpha: float | Tensor) -> Tensor:
-        """Weight (d, k) in the basis of the eigenvectors."""
-        shifted = self._shifted(alpha)
-        return torch.where(shifted > self.floor, self.cross / shifted, 0.0)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Centred features (n, d) in the basis of the eigenvectors."""
-        return (features.to(self.vectors) - self.moments.feature_mean) @ self.vectors
-
-    def predict(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
-        """Predictions (n, k) for features that :meth:`project` gave."""
-        return projected @ self.coordinates(alpha) + self.moments.target_mean
-
-    def leverage(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
-        """Pull (n, 1) or (n, k) of a unit of weight at each row on its own fit."""
-        shifted = self._shifted(alpha)
-        inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
-        return (projected.square() @ inverse + 1) / self.moments.weight_sum
-
-    def _shifted(self, alpha: float | Tensor) -> Tensor:
-        alpha = torch.as_tensor(alpha).to(self.values).reshape(1, -1)
-        return self.values[:, None] + alpha * self.energy

@@ -1,0 +1,191 @@
+"""Builds the network for the rows at hand and says what is wrong with a backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sklearn.metrics import check_scoring
+from skorch.callbacks import Callback, LRScheduler
+from skorch.helper import predefined_split
+from torch import Tensor
+
+from sklearn_cfll import _defaults as defaults
+from sklearn_cfll._device import place
+from sklearn_cfll._problem import Problem
+from sklearn_cfll._validation import check_alpha, check_prox
+from sklearn_cfll.backbones import Backbone, ModuleBackbone, as_backbone
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.callbacks import BestState, Patience, Progress
+from sklearn_cfll.functional.ridge import wide_dtype
+from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.net import CFLLNet, Network
+from sklearn_cfll.optimizers import optimizer_factory
+
+
+def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
+    """Make the skorch net, with a new network or a copy of a trained one."""
+    batches, held_out = problem.batches, problem.held_out_batches
+    if trained is None:
+        network = build_network(estimator.backbone, batches)
+    else:
+        network = copy.deepcopy(trained)
+        place(network.backbone, batches.device, batches.dtype)
+        network.head.to(batches.device)
+    factory, lr, params = optimizer_factory(
+        estimator.optimizer,
+        estimator.lr,
+        estimator.weight_decay,
+        estimator.optimizer_params,
+    )
+    callbacks = _callbacks(estimator, held_out is not None)
+    schedule = estimator.lr_schedule
+    if any(issubclass(_kind(callback), LRScheduler) for callback in callbacks):
+        schedule = "constant"  # the user's scheduler rules alone
+    settings: dict[str, Any] = {
+        "n_features": network.head.weight.shape[0],
+        "n_outputs": network.head.weight.shape[1],
+        "alpha": _alpha_in_training(estimator.alpha, network.head),
+        "prox": check_prox(estimator.prox),
+        "update_order": estimator.update_order,
+        "lr_schedule": schedule,
+        "train_score": estimator._train_score,
+        "valid_score": None if held_out is None else _valid_score(estimator, problem),
+        "decode": estimator._decode,
+        "optimizer": factory,
+        "lr": lr,
+        "max_epochs": problem.max_epochs,
+        "batch_size": batches.batch_size,
+        "train_split": None if held_out is None else predefined_split(held_out),
+        "callbacks": callbacks,
+        "device": str(batches.device),
+        **{f"optimizer__{name}": value for name, value in params.items()},
+        **(estimator.net_params or {}),
+    }
+    return CFLLNet(network, **settings)
+
+
+def build_network(backbone: Any, batches: TensorBatches) -> Network:
+    """Make the user's backbone, on the device, with a head of zeros.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where it can't be built, raises, or gives other than rows of finite features.
+    """
+    backbone = as_backbone(backbone)
+    name = _describe(backbone)
+    try:
+        module = backbone.build(batches)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"backbone {name} could not be built: {reason}") from error
+    module = place(module, batches.device, batches.dtype)
+    n_features = _probe(module, name, batches)
+    n_outputs = batches.encoded.shape[-1]
+    head = ClosedFormHead(n_features, n_outputs, dtype=wide_dtype(batches.device))
+    return Network(module, head.to(batches.device))
+
+
+@torch.no_grad()
+def _probe(module: torch.nn.Module, name: str, batches: TensorBatches) -> int:
+    """Run the backbone on a few rows; give the number of features, or say the fault."""
+    index = torch.arange(min(2, batches.n_samples))
+    inputs, targets = batches[index]
+    X = inputs["X"]
+    given = f"X of shape {tuple(X.shape)}"
+    module.eval()
+    try:
+        features = module(X)
+    except Exception as error:
+        raise ValueError(
+            f"backbone {name} raised {type(error).__name__} for {given}: {error}"
+        ) from error
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"backbone {name} returned a {type(features).__name__} for {given}; it "
+            "must return one tensor of features, (n_samples, n_features)."
+        )
+    if features.is_complex():
+        raise TypeError(
+            f"backbone {name} returned complex features; it must return real ones, "
+            "for example by torch.view_as_real."
+        )
+    wanted = tuple(targets.shape[:-1])
+    if tuple(features.shape[:-1]) != wanted or features.shape[-1] == 0:
+        shape = ", ".join(map(str, [*wanted, "n_features"]))
+        raise ValueError(
+            f"backbone {name} returned features of shape {tuple(features.shape)} for "
+            f"{given}; it must return ({shape}) with n_features of at least 1."
+        )
+    if not features.isfinite().all():
+        raise ValueError(
+            f"backbone {name} returned features that are not finite for {given}; "
+            "scale X or check the backbone's initial weights."
+        )
+    module.train()
+    return int(features.shape[-1])
+
+
+def _describe(backbone: Backbone) -> str:
+    if isinstance(backbone, ModuleBackbone):
+        return type(backbone.module).__name__
+    factory = getattr(backbone, "factory", None)
+    return getattr(factory, "__name__", type(backbone).__name__)
+
+
+def _alpha_in_training(alpha: Any, head: ClosedFormHead) -> float | Tensor:
+    alpha = check_alpha(alpha, head.weight.shape[1])
+    if isinstance(alpha, str):
+        return defaults.ALPHA_IN_TRAINING
+    return alpha if isinstance(alpha, float) else torch.as_tensor(alpha).to(head.weight)
+
+
+def _callbacks(estimator: Any, has_held_out: bool) -> list[Any]:
+    """Copy the user's callbacks, and set them between the estimator's own."""
+    callbacks: list[Any] = [copy.deepcopy(c) for c in estimator.callbacks or []]
+    for callback in callbacks:
+        if not issubclass(_kind(callback), Callback):
+            raise TypeError(f"callbacks must hold skorch callbacks, got {callback!r}.")
+    if has_held_out and estimator.early_stopping is not False:
+        lower = estimator.scoring is None
+        monitor = "valid_loss" if lower else "valid_score"
+        patience = Patience(monitor, lower, estimator.n_iter_no_change, estimator.tol)
+        callbacks.insert(0, ("best_state", BestState(monitor, lower)))
+        callbacks.append(("patience", patience))
+    if estimator.verbose:
+        callbacks.insert(0, ("progress", Progress()))
+    return callbacks
+
+
+def _kind(callback: Any) -> type:
+    """Class of a callback that may be an instance, a class, or named."""
+    callback = callback[1] if isinstance(callback, tuple) else callback
+    return callback if isinstance(callback, type) else type(callback)
+
+
+def _valid_score(
+    estimator: Any, problem: Problem
+) -> Callable[[CFLLNet, Tensor], float]:
+    """Score of the held-out rows after an epoch: the user's or the estimator's own."""
+    rows = problem.held_out
+    assert rows is not None
+    y, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
+    if estimator.scoring is None:
+        return lambda net, predictions: estimator._score_predictions(
+            estimator._decode(predictions.double().cpu().numpy()), y, weight
+        )
+    scorer = check_scoring(estimator, scoring=estimator.scoring)
+    X = rows.chosen(rows.X)
+
+    def score(net: CFLLNet, predictions: Tensor) -> float:
+        # The estimator as it stands in the midst of the training.
+        view = copy.copy(estimator)
+        view.net_, view._input_dtype = net, problem.batches.input_dtype
+        vars(view).pop("feature_names_in_", None)
+        kwargs = {} if weight is None else {"sample_weight": weight}
+        return float(scorer(view, X, y, **kwargs))
+
+    return score

@@ -1,0 +1,105 @@
+"""The parameters that all estimators share, and what each may be."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.metrics import get_scorer_names
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sklearn_cfll.optimizers import OPTIMIZERS, SCHEDULES
+
+
+class Parameters(BaseEstimator):
+    """Stores the parameters; scikit-learn checks them by the table in fit."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "backbone": "no_validation",
+        "alpha": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="left"),
+            "array-like",
+        ],
+        "prox": [Interval(Real, 0, None, closed="neither"), tuple, list, np.ndarray],
+        "update_order": [StrOptions({"head_first", "backbone_first"})],
+        "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [None, Interval(Real, 0, None, closed="left")],
+        "optimizer_params": [None, dict],
+        "lr_schedule": [StrOptions(set(SCHEDULES)), callable],
+        "batch_size": [
+            StrOptions({"auto", "full"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "max_epochs": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "scoring": [None, StrOptions(set(get_scorer_names())), callable],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "device": [str, torch.device],
+        "callbacks": [None, list, tuple],
+        "net_params": [None, dict],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        alpha: Any = "auto",
+        prox: Any = (0.3, 100.0),
+        update_order: str = "head_first",
+        optimizer: Any = "adamw",
+        lr: Any = "auto",
+        weight_decay: float | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_schedule: Any = "cosine",
+        batch_size: Any = "auto",
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        scoring: Any = None,
+        dtype: str = "auto",
+        device: Any = "auto",
+        callbacks: Any = None,
+        net_params: dict[str, Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.alpha = alpha
+        self.prox = prox
+        self.update_order = update_order
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.optimizer_params = optimizer_params
+        self.lr_schedule = lr_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.scoring = scoring
+        self.dtype = dtype
+        self.device = device
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose

@@ -1,0 +1,122 @@
+"""One call of fit, stated: its rows, encoded and held out, and what "auto" means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import is_classifier
+from sklearn.utils import check_random_state
+
+from sklearn_cfll import _defaults as defaults
+from sklearn_cfll._device import resolve_device, resolve_dtype
+from sklearn_cfll._validation import Rows, check_range, split_rows
+from sklearn_cfll.backbones import as_backbone
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.ridge import wide_dtype
+
+_HELD_OUT_BATCH = 2048
+
+
+@dataclass
+class Problem:
+    """What a fit works on.
+
+    Attributes
+    ----------
+    train, held_out : Rows
+        Rows as the user gave them; ``held_out`` may be None.
+    batches, held_out_batches : TensorBatches
+        The same rows, encoded, on the device.
+    seed : int
+    max_epochs : int
+    unit : float
+        One unit of the user's weights in terms of the batches' weights.
+    """
+
+    train: Rows
+    held_out: Rows | None
+    batches: TensorBatches
+    held_out_batches: TensorBatches | None
+    seed: int
+    max_epochs: int
+    unit: float
+
+
+def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
+    """Hold rows out, encode the targets, and resolve what is "auto"."""
+    seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
+    device = resolve_device(estimator.device)
+    dtype = resolve_dtype(estimator.dtype, len(train), device, defaults.FLOAT64_ROWS)
+    wide = as_backbone(estimator.backbone).takes_float64
+    input_dtype = wide_dtype(device) if wide else dtype
+    if held_out is None and _holds_out(estimator, len(train)):
+        train, held_out = split_rows(
+            train,
+            estimator.validation_fraction,
+            seed,
+            stratify=is_classifier(estimator),
+        )
+
+    def as_batches(rows: Rows, batch_size: int, shuffled: bool) -> TensorBatches:
+        if input_dtype == torch.float32:
+            check_range(rows.X)
+        labels, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
+        return TensorBatches(
+            rows.X,
+            estimator._encode(labels),
+            _scaled(weight),
+            rows=rows.index,
+            labels=labels,
+            batch_size=batch_size,
+            generator=torch.Generator().manual_seed(seed) if shuffled else None,
+            dtype=dtype,
+            input_dtype=input_dtype,
+            device=device,
+        )
+
+    batches = as_batches(train, _batch_size(estimator.batch_size, len(train)), True)
+    max_epochs = estimator.max_epochs
+    if max_epochs == "auto":
+        max_epochs = defaults.max_epochs(batches.n_batches)
+    return Problem(
+        train,
+        held_out,
+        batches,
+        None if held_out is None else as_batches(held_out, _HELD_OUT_BATCH, False),
+        seed,
+        int(max_epochs),
+        _unit(train.chosen(train.weight)),
+    )
+
+
+def _scaled(weight: Any) -> Any:
+    """Give the weights a mean of one, without overflow on the way."""
+    if weight is None:
+        return None
+    weight = weight / weight.max()
+    return weight / weight.mean()
+
+
+def _unit(weight: Any) -> float:
+    """Give what one unit of the weights becomes when their mean does one."""
+    if weight is None:
+        return 1.0
+    with np.errstate(over="ignore"):  # an infinite unit is more than any row has
+        return float(1 / weight.max() / (weight / weight.max()).mean())
+
+
+def _holds_out(estimator: Any, n_samples: int) -> bool:
+    if estimator.early_stopping == "auto":
+        return n_samples >= defaults.HELD_OUT_ROWS
+    return bool(estimator.early_stopping)
+
+
+def _batch_size(batch_size: int | str, n_samples: int) -> int:
+    if batch_size == "full":
+        return n_samples
+    if batch_size == "auto":
+        return defaults.batch_size(n_samples)
+    return min(int(batch_size), n_samples)

@@ -1,0 +1,166 @@
+"""Second moments of a stream of rows, and every ridge head from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklearn_cfll.functional.ridge import wide_dtype
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted centred second moments of features and targets, in float64.
+
+    Sums over batches merge exactly (pairwise update of means and co-moments), so a
+    data set streams through in memory ``O(d^2 + d k)``.
+
+    Attributes
+    ----------
+    weight_sum : Tensor of shape ()
+    feature_mean : Tensor of shape (d,)
+    target_mean : Tensor of shape (k,)
+    gram : Tensor of shape (d, d)
+        ``sum_i w_i (phi_i - mean)(phi_i - mean)'``.
+    cross : Tensor of shape (d, k)
+    target_square : Tensor of shape (k,)
+        ``sum_i w_i (y_i - mean)^2``.
+    """
+
+    weight_sum: Tensor
+    feature_mean: Tensor
+    target_mean: Tensor
+    gram: Tensor
+    cross: Tensor
+    target_square: Tensor
+
+    @classmethod
+    def of(
+        cls, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> Moments:
+        """Moments of one batch: features (n, d), targets (n, k)."""
+        wide = wide_dtype(features.device)
+        features, targets = features.to(wide), targets.to(wide)
+        if sample_weight is None:
+            weight = features.new_ones(features.shape[0])
+        else:
+            weight = sample_weight.to(wide)
+        # A batch of weight zero has no mean; it adds nothing.
+        weight_sum = weight.sum()
+        share = weight / weight_sum.clamp_min(torch.finfo(wide).tiny)
+        feature_mean, target_mean = share @ features, share @ targets
+        root = weight.sqrt()[:, None]
+        features = (features - feature_mean) * root
+        targets = (targets - target_mean) * root
+        return cls(
+            weight_sum,
+            feature_mean,
+            target_mean,
+            features.mT @ features,
+            features.mT @ targets,
+            (targets * targets).sum(0),
+        )
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets of rows together."""
+        total = self.weight_sum + other.weight_sum
+        tiny = torch.finfo(total.dtype).tiny
+        share = other.weight_sum / total.clamp_min(tiny)
+        feature_gap = other.feature_mean - self.feature_mean
+        target_gap = other.target_mean - self.target_mean
+        between = self.weight_sum * share
+        return Moments(
+            total,
+            self.feature_mean + share * feature_gap,
+            self.target_mean + share * target_gap,
+            self.gram + other.gram + between * torch.outer(feature_gap, feature_gap),
+            self.cross + other.cross + between * torch.outer(feature_gap, target_gap),
+            self.target_square + other.target_square + between * target_gap**2,
+        )
+
+    @property
+    def energy(self) -> Tensor:
+        """Mean feature energy, as :func:`feature_energy` gives it."""
+        square = self.gram.diagonal().sum() / self.weight_sum
+        square = square + self.feature_mean @ self.feature_mean
+        return (square + 1) / (self.feature_mean.shape[0] + 1)
+
+
+class RidgePath:
+    """Ridge heads of every ``alpha`` from one eigendecomposition of the moments.
+
+    Parameters
+    ----------
+    moments : Moments
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        self.energy = moments.energy
+        # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
+        gram = (moments.gram / moments.weight_sum).to("cpu", torch.float64)
+        values, vectors = torch.linalg.eigh(gram)
+        self.values = values.clamp_min(0).to(moments.gram)
+        self.vectors = vectors.to(moments.gram)
+        self.cross = self.vectors.mT @ (moments.cross / moments.weight_sum)
+        # Directions that the data don't span to rounding get no weight at alpha 0.
+        spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
+        self.floor = self.values.amax() * spacing
+
+    def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (d, k) and bias (k,) at one alpha, or one alpha an output."""
+        weight = self.vectors @ self.coordinates(alpha)
+        bias = self.moments.target_mean - self.moments.feature_mean @ weight
+        return weight, bias
+
+    def coordinates(self, alpha: float | Tensor) -> Tensor:
+        """Weight (d, k) in the basis of the eigenvectors."""
+        shifted = self._shifted(alpha)
+        return torch.where(shifted > self.floor, self.cross / shifted, 0.0)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Centred features (n, d) in the basis of the eigenvectors."""
+        centred = features.to(self.vectors) - self.moments.feature_mean
+        return torch.matmul(centred, self.vectors)
+
+    def predict(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
+        """Predictions (n, k) for features that :meth:`project` gave."""
+        return projected @ self.coordinates(alpha) + self.moments.target_mean
+
+    def leverage(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
+        """Pull (n, 1) or (n, k) of a unit of weight at each row on its own fit."""
+        shifted = self._shifted(alpha)
+        inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
+        pull: Tensor = projected.square() @ inverse + 1
+        return pull / self.moments.weight_sum
+
+    def _shifted(self, alpha: float | Tensor) -> Tensor:
+        alpha = torch.as_tensor(alpha).to(self.values).reshape(1, -1)
+        return self.values[:, None] + alpha * self.energy
+
+
+def solve_ridge(
+    features: Tensor,
+    targets: Tensor,
+    alpha: float | Tensor,
+    sample_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of least penalised squared error; the bias is free.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+    targets : Tensor of shape (n, k)
+    alpha : float or Tensor of shape (k,)
+        Ridge relative to the mean feature energy.
+    sample_weight : Tensor of shape (n,), default=None
+
+    Returns
+    -------
+    weight : Tensor of shape (d, k)
+    bias : Tensor of shape (k,)
+    """
+    moments = Moments.of(features, targets, sample_weight)
+    return RidgePath(moments).solve(alpha)
