@@ -39,6 +39,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         estimator.lr,
         estimator.weight_decay,
         estimator.optimizer_params,
+        network.backbone,
     )
     callbacks = _callbacks(estimator, held_out is not None)
     schedule = estimator.lr_schedule

@@ -95,7 +95,7 @@ n_outputs_ : int
     Columns of y.
 n_features_in_ : int
     Columns of X.
-feature_names_in_ : array of shape (n_features_in_,)
+feature_names_in_ : array of shape (n_features,)
     Names of X's columns, where they are all strings.
 """
 

@@ -160,8 +160,8 @@ class TorchBackbone(Backbone):
     >>> def network(in_features, width=32):
     ...     return nn.Sequential(nn.Linear(in_features, width), nn.Tanh())
     >>> model = CFLLRegressor(TorchBackbone(network, width=8))
-    >>> model.set_params(backbone__width=16).backbone
-    TorchBackbone(factory=network, width=16)
+    >>> model.set_params(backbone__width=16).get_params()["backbone__width"]
+    16
     """
 
     def __init__(self, factory: Callable[..., nn.Module], **params: Any) -> None:

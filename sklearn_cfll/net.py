@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
-from skorch.utils import TeeGenerator
+from skorch.utils import TeeGenerator, to_device
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -337,7 +337,8 @@ class CFLLNet(NeuralNet):
         self._set_training(training)
         loss, score = Tally(), Tally()
         predictions = []
-        for batch in iterator:
+        for given in iterator:
+            batch = _as_batch(given, self.device)
             inputs, targets = batch
             if self.batch_listeners_:
                 self.notify("on_batch_begin", batch=batch, training=training)
@@ -422,6 +423,14 @@ class CFLLNet(NeuralNet):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def _as_batch(batch: Any, device: str) -> Batch:
+    """Give what an iterator of the user's own yields the form of our batches."""
+    inputs, targets = batch
+    if isinstance(inputs, dict):
+        return inputs, targets
+    return {"X": to_device(inputs, device)}, to_device(targets, device)
 
 
 def _overrides(callback: Callback, *methods: str) -> bool:

@@ -149,6 +149,7 @@ def optimizer_factory(
     lr: float | str,
     weight_decay: float | None,
     params: dict[str, Any] | None,
+    module: nn.Module,
 ) -> tuple[Callable[..., Optimizer], float, dict[str, Any]]:
     """Resolve an estimator's optimizer parameters.
 
@@ -159,6 +160,8 @@ def optimizer_factory(
     weight_decay : float or None
         None leaves it to the optimizer.
     params : dict or None
+    module : torch.nn.Module
+        What it will train.
 
     Returns
     -------
@@ -180,8 +183,9 @@ def optimizer_factory(
                 "takes none; set weight_decay=None."
             )
         params["weight_decay"] = weight_decay
-    if "fused" not in params and factory in (torch.optim.AdamW, torch.optim.Adam):
-        params["fused"] = True  # one kernel for all tensors, on the CPU too
+    if factory in (torch.optim.AdamW, torch.optim.Adam) and "fused" not in params:
+        # One kernel for all tensors, on the CPU too; it knows no complex ones.
+        params["fused"] = all(p.is_floating_point() for p in module.parameters())
     return factory, rate if lr == "auto" else float(lr), params
 
 

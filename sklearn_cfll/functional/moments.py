@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.ridge import wide_dtype
+from sklearn_cfll.functional.ridge import like, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,10 @@ class RidgePath:
         self.vectors = vectors.to(moments.gram)
         self.cross = self.vectors.mT @ (moments.cross / moments.weight_sum)
         # Directions that the data don't span to rounding get no weight at alpha 0.
+        # The Gram of constant features is rounding of their mean, squared.
         spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
-        self.floor = self.values.amax() * spacing
+        constant = (spacing * moments.feature_mean).square().amax()
+        self.floor = torch.maximum(self.values.amax() * spacing, constant)
 
     def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
         """Weight (d, k) and bias (k,) at one alpha, or one alpha an output."""
@@ -137,8 +139,9 @@ class RidgePath:
         return pull / self.moments.weight_sum
 
     def _shifted(self, alpha: float | Tensor) -> Tensor:
-        alpha = torch.as_tensor(alpha).to(self.values).reshape(1, -1)
-        return self.values[:, None] + alpha * self.energy
+        alpha = like(self.values, alpha).reshape(1, -1)
+        shifted: Tensor = self.values[:, None] + alpha * self.energy
+        return shifted
 
 
 def solve_ridge(

@@ -96,13 +96,12 @@ def proximal_update(
     residual = targets.to(weight.dtype) - (wide @ weight + bias[..., None, :])
     feature_mean = _mean(wide, row_weight)
     residual_mean = _mean(residual, row_weight)
-    rows = _centred_rows(wide, feature_mean, centring, row_weight)
-    residual = _centred_rows(residual, residual_mean, centring, row_weight)
+    root = row_weight.sqrt()[..., None]
     system = _System(
-        rows,
-        residual,
+        _Rows(features, wide, (centring[..., None] * feature_mean)[..., None, :], root),
+        root * (residual - (centring[..., None] * residual_mean)[..., None, :]),
         weight,
-        ridge=energy[..., None, None] * torch.as_tensor(alpha).to(weight),
+        ridge=energy[..., None, None] * like(weight, alpha),
         pull=pull[..., None, None],
         mixed=features.dtype == torch.float32
         and features.shape[-1] <= _SAFE_CONDITION * prox,
@@ -114,12 +113,38 @@ def proximal_update(
     return weight + step, bias + bias_step
 
 
+class _Rows:
+    """The matrix F of rows ``sqrt(w_i) (phi_i - centre)``, formed only when asked."""
+
+    def __init__(
+        self, given: Tensor, wide: Tensor, centre: Tensor, root: Tensor
+    ) -> None:
+        self.given, self.wide, self.centre, self.root = given, wide, centre, root
+
+    def explicit(self, dtype: torch.dtype) -> Tensor:
+        """Form F in a dtype; in the features' own no number is converted."""
+        centred = self.given.to(dtype) - self.centre.to(dtype)
+        return centred.mul_(self.root.to(dtype))
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """Compute F v."""
+        image: Tensor = self.wide @ vectors - self.centre @ vectors
+        return self.root * image
+
+    def adjoint_times(self, vectors: Tensor) -> Tensor:
+        """Compute F' v."""
+        weighted = self.root * vectors
+        total = weighted.sum(-2, keepdim=True)
+        image: Tensor = self.wide.mT @ weighted - self.centre.mT * total
+        return image
+
+
 class _System:
     """Solves ``(F'F + ridge + pull) step = F'R - ridge W`` by size and penalty."""
 
     def __init__(
         self,
-        rows: Tensor,
+        rows: _Rows,
         residual: Tensor,
         weight: Tensor,
         *,
@@ -128,64 +153,67 @@ class _System:
         mixed: bool,
     ) -> None:
         self.rows, self.residual, self.weight = rows, residual, weight
-        self.ridge, self.pull, self.mixed = ridge, pull, mixed
+        self.ridge, self.shift, self.mixed = ridge, ridge + pull, mixed
 
     def solve(self) -> Tensor:
         if self.ridge.shape[-1] > 1:
             return self._by_eigenvalues()
-        n_rows, n_features = self.rows.shape[-2:]
+        n_rows, n_features = self.rows.given.shape[-2:]
         return self._dual() if n_rows < n_features else self._primal()
 
     def _right_side(self) -> Tensor:
-        fit: Tensor = self.rows.mT @ self.residual
-        return fit - self.ridge * self.weight
+        return self.rows.adjoint_times(self.residual) - self.ridge * self.weight
+
+    def _matrix(self) -> Tensor:
+        """F, in float32 where that is safe for a factor that is then refined."""
+        return self.rows.explicit(torch.float32 if self.mixed else self.weight.dtype)
 
     def _primal(self) -> Tensor:
-        shift = self.ridge + self.pull
+        factor = _shifted_cholesky(self._matrix().mT, self.shift)
         right_side = self._right_side()
-        factor = _cholesky(_gram(self.rows.mT, self.mixed), shift)
         step = torch.cholesky_solve(right_side, factor)
         if self.mixed:
-            # The factor is of a float32 Gram; the operator here is exact.
-            image = self.rows.mT @ (self.rows @ step) + shift * step
+            image = self.rows.adjoint_times(self.rows.times(step)) + self.shift * step
             step = step + torch.cholesky_solve(right_side - image, factor)
         return step
 
     def _dual(self) -> Tensor:
         # Woodbury: an n x n system gives the same step.
-        shift = self.ridge + self.pull
-        factor = _cholesky(_gram(self.rows, self.mixed), shift)
-        share = self.ridge / shift
-        right_side = self.residual + share * (self.rows @ self.weight)
+        factor = _shifted_cholesky(self._matrix(), self.shift)
+        share = self.ridge / self.shift
+        right_side = self.residual + share * self.rows.times(self.weight)
         dual = torch.cholesky_solve(right_side, factor)
         if self.mixed:
-            image = self.rows @ (self.rows.mT @ dual) + shift * dual
+            image = self.rows.times(self.rows.adjoint_times(dual)) + self.shift * dual
             dual = dual + torch.cholesky_solve(right_side - image, factor)
-        step: Tensor = self.rows.mT @ dual
-        return step - share * self.weight
+        return self.rows.adjoint_times(dual) - share * self.weight
 
     def _by_eigenvalues(self) -> Tensor:
         # One factorisation for every output's own ridge.
-        values, vectors = torch.linalg.eigh(self.rows.mT @ self.rows)
-        shift = values.clamp_min(0)[..., None] + self.ridge + self.pull
+        rows = self.rows.explicit(self.weight.dtype)
+        values, vectors = torch.linalg.eigh(rows.mT @ rows)
+        shift = values.clamp_min(0)[..., None] + self.shift
         step: Tensor = vectors @ ((vectors.mT @ self._right_side()) / shift)
         return step
 
 
-def _gram(rows: Tensor, mixed: bool) -> Tensor:
-    """Inner products of the rows, multiplied in float32 where that is safe."""
-    narrow = rows.float() if mixed else rows
-    gram: Tensor = narrow @ narrow.mT
-    return gram.to(rows.dtype)
+def _shifted_cholesky(rows: Tensor, shift: Tensor) -> Tensor:
+    """Lower factor of ``rows rows' + shift`` in float64, not-a-number if there is none.
 
-
-def _cholesky(gram: Tensor, shift: Tensor) -> Tensor:
-    """Lower factor of the shifted matrix, not-a-number where there is none."""
+    The factor is of the dtype of ``shift``, whatever that of the rows.
+    """
+    gram = (rows @ rows.mT).to(shift.dtype)
     gram.diagonal(dim1=-2, dim2=-1).add_(shift[..., 0])
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(gram)
     failed = torch.where(info == 0, 0.0, torch.nan).to(factor.dtype)
     factor.diagonal(dim1=-2, dim2=-1).add_(failed[..., None])
     return factor
+
+
+def like(tensor: Tensor, value: float | Tensor) -> Tensor:
+    """Give a number the dtype and device of a tensor, without rounding on the way."""
+    return torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -195,16 +223,10 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 
 def _energy(features: Tensor, weight: Tensor) -> Tensor:
     square = torch.linalg.vecdot(features, features)
-    return (torch.linalg.vecdot(weight, square) + 1) / (features.shape[-1] + 1)
+    total: Tensor = torch.linalg.vecdot(weight, square) + 1
+    return total / (features.shape[-1] + 1)
 
 
 def _mean(rows: Tensor, weight: Tensor) -> Tensor:
     mean: Tensor = (weight[..., None, :] @ rows)[..., 0, :]
     return mean
-
-
-def _centred_rows(
-    rows: Tensor, mean: Tensor, centring: Tensor, weight: Tensor
-) -> Tensor:
-    centred = rows - (centring[..., None] * mean)[..., None, :]
-    return centred.mul_(weight.sqrt()[..., None])
