@@ -91,7 +91,10 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
             if not again:
-                self._fit_encoder(train.chosen(train.y), train.chosen(train.weight))
+                self._targets = self._kind_of_targets.fitted(
+                    train.chosen(train.y), train.chosen(train.weight)
+                )
+                self.n_outputs_ = self._targets.n_outputs
             problem = state_problem(self, train, held_out)
             with seeded(problem.seed, problem.batches.device):
                 net = build_net(self, problem, self.net_.module_ if again else None)
@@ -208,10 +211,8 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "net_"):
-            # Trained on a device that isn't there: it goes on on the CPU.
-            device = device_or_cpu(self.device)
-            self.net_.module_.to(device)
-            self.net_.device = str(device)
+            # What was trained on a device that isn't there goes on on the CPU.
+            self.net_.move_to(device_or_cpu(self.device))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -229,21 +230,10 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _read_targets(self, y: Any) -> NDArray[Any]:
         raise NotImplementedError
 
-    def _fit_encoder(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
-        raise NotImplementedError
-
-    def _encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
-        raise NotImplementedError
-
-    def _decode(self, predictions: NDArray[Any]) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def _score_predictions(self, predictions: Any, y: Any, weight: Any) -> float:
-        raise NotImplementedError
-
     def _publish_coefficients(self, head: ClosedFormHead) -> None:
         raise NotImplementedError
 
+    _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.metrics import check_scoring
 from skorch.callbacks import Callback, LRScheduler
@@ -54,7 +55,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "lr_schedule": schedule,
         "train_score": estimator._train_score,
         "valid_score": None if held_out is None else _valid_score(estimator, problem),
-        "decode": estimator._decode,
+        "decode": estimator._targets.decode,
         "optimizer": factory,
         "lr": lr,
         "max_epochs": problem.max_epochs,
@@ -175,9 +176,18 @@ def _valid_score(
     assert rows is not None
     y, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
     if estimator.scoring is None:
-        return lambda net, predictions: estimator._score_predictions(
-            estimator._decode(predictions.double().cpu().numpy()), y, weight
-        )
+        targets = estimator._targets
+
+        def own_score(net: CFLLNet, predictions: Tensor) -> float:
+            outputs = predictions.double().cpu().numpy()
+            if not np.isfinite(outputs).all():
+                raise ValueError(
+                    "predictions of the held-out rows are not finite; they hold values "
+                    "far outside of those in the training rows."
+                )
+            return float(targets.score(targets.decode(outputs), y, weight))
+
+        return own_score
     scorer = check_scoring(estimator, scoring=estimator.scoring)
     X = rows.chosen(rows.X)
 

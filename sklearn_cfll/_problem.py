@@ -60,13 +60,15 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             stratify=is_classifier(estimator),
         )
 
-    def as_batches(rows: Rows, batch_size: int, shuffled: bool) -> TensorBatches:
+    def as_batches(
+        rows: Rows, batch_size: int, *, shuffled: bool, name: str
+    ) -> TensorBatches:
         if input_dtype == torch.float32:
             check_range(rows.X)
         labels, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
         return TensorBatches(
             rows.X,
-            estimator._encode(labels),
+            estimator._targets.encode(labels, name),
             _scaled(weight),
             rows=rows.index,
             labels=labels,
@@ -77,15 +79,22 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             device=device,
         )
 
-    batches = as_batches(train, _batch_size(estimator.batch_size, len(train)), True)
+    batches = as_batches(
+        train, _batch_size(estimator.batch_size, len(train)), shuffled=True, name="y"
+    )
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
+    held_out_batches = None
+    if held_out is not None:
+        held_out_batches = as_batches(
+            held_out, _HELD_OUT_BATCH, shuffled=False, name="y_val"
+        )
     return Problem(
         train,
         held_out,
         batches,
-        None if held_out is None else as_batches(held_out, _HELD_OUT_BATCH, False),
+        held_out_batches,
         seed,
         int(max_epochs),
         _unit(train.chosen(train.weight)),

@@ -65,12 +65,16 @@ def read_rows(
     X = read_X(estimator, X, reset=reset, least=2 if reset else 1)
     y = estimator._read_targets(y)
     check_consistent_length(X, y)
+    if sample_weight is not None and not np.any(sample_weight):
+        raise ValueError("sample_weight is zero for every row; give some a weight.")
     weight = estimator._read_weights(sample_weight, X, y, reset=reset)
     if weight is None:
         return Rows(X, y)
     positive = weight > 0
     if not positive.any():
-        raise ValueError("sample_weight is zero for every row; give some a weight.")
+        raise ValueError(
+            "sample_weight times class_weight is zero for every row; give some one."
+        )
     return Rows(X, y, weight, None if positive.all() else np.flatnonzero(positive))
 
 

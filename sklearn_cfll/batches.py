@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from skorch.dataset import Dataset
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sklearn_cfll.functional.ridge import wide_dtype
 
@@ -19,7 +19,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 _CHUNK_NUMBERS = 2**22
 
 
-class TensorBatches(Dataset[Any]):
+class TensorBatches(Dataset):
     """Rows of X with their targets and weights, cut into batches on the device.
 
     On the CPU the arrays are shared, not copied: each batch is gathered and cast as
@@ -67,6 +67,7 @@ class TensorBatches(Dataset[Any]):
         input_dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        # skorch's own initialisation is left out: it takes lists and frames, too.
         self.dtype, self.device = dtype, torch.device(device)
         self.input_dtype = dtype if input_dtype is None else input_dtype
         self.generator = generator

@@ -112,7 +112,7 @@ class Progress(Callback):
                 "[{elapsed} < {remaining}{postfix}]",
             )
         epoch = len(net.history)
-        self.bar_.set_description(f"epoch {epoch}/{net.max_epochs}", refresh=False)
+        self.bar_.set_description_str(f"epoch {epoch}/{net.max_epochs}", refresh=False)
 
     def on_step(self) -> None:
         """Move on by a step; tqdm draws a few times a second at most."""

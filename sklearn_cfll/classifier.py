@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,6 +20,7 @@ from sklearn_cfll._docs import document
 from sklearn_cfll._final import leave_one_out, stream
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import accuracy
@@ -74,6 +74,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         "class_weight": [None, dict, StrOptions({"balanced"})],
     }
     _train_score = staticmethod(accuracy)
+    _kind_of_targets = ClassTargets
 
     def __init__(
         self,
@@ -156,38 +157,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
 
-    def _fit_encoder(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
-        """Learn the classes."""
-        classes = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"y holds one class, {classes.tolist()[0]!r}, where its rows have "
-                "weight; CFLLClassifier needs two classes or more."
-            )
-        self.classes_ = classes
-        self.n_outputs_ = 1
-
-    def _encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
-        index = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-        unknown = self.classes_[index] != y
-        if unknown.any():
-            raise ValueError(
-                f"y_val holds the label {y[unknown].tolist()[0]!r}, none of the "
-                f"classes {self.classes_.tolist()} of the training rows; leave its "
-                "rows out."
-            )
-        if len(self.classes_) == 2:
-            return np.where(index == 1, 1.0, -1.0)[:, None]
-        encoded = np.full((len(y), len(self.classes_)), -1.0)
-        encoded[np.arange(len(y)), index] = 1.0
-        return encoded
-
-    def _decode(self, predictions: NDArray[Any]) -> NDArray[Any]:
-        return self.classes_[_class_index(predictions)]
-
-    def _score_predictions(self, predictions: Any, y: Any, weight: Any) -> float:
-        return float(accuracy_score(y, predictions, sample_weight=weight))
-
     # Probabilities --------------------------------------------------------------
 
     @torch.no_grad()
@@ -213,11 +182,12 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         if rows[0][2] is not None:
             weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
         self.temperature_ = _fit_temperature(
-            scores, _class_index(targets), weights / problem.unit
+            scores, ClassTargets.index(targets), weights / problem.unit
         )
 
     def _publish_coefficients(self, head: ClosedFormHead) -> None:
         self.coef_ = head.weight.double().cpu().numpy().T.copy()
+        self.classes_ = self._targets.classes
         self.intercept_ = head.bias.double().cpu().numpy().copy()
 
     # Using ----------------------------------------------------------------------
@@ -250,7 +220,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         y : array of shape (n_samples,)
             Labels, as in the y of fit.
         """
-        return self._decode(self._raw_predictions(X))
+        return self._targets.decode(self._raw_predictions(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities of the classes.
@@ -266,12 +236,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """
         scores = _both_sides(self._raw_predictions(X))
         return softmax(scores / self.temperature_, axis=1)
-
-
-def _class_index(scores: NDArray[Any]) -> NDArray[np.intp]:
-    if scores.shape[1] == 1:
-        return (scores[:, 0] > 0).astype(np.intp)
-    return scores.argmax(1)
 
 
 def _both_sides(scores: NDArray[Any]) -> NDArray[Any]:

@@ -199,6 +199,7 @@ class CFLLNet(NeuralNet):
             y,
             batch_size=self.batch_size,
             generator=torch.Generator().manual_seed(torch.initial_seed()),
+            dtype=_dtype_of(self.module_.backbone),
             device=self.device,
         )
 
@@ -357,6 +358,8 @@ class CFLLNet(NeuralNet):
             if training:
                 for progress in self.progress_:
                     progress.on_step()
+        if training and not self.batch_listeners_:
+            self.history.new_batch()  # skorch's Checkpoint looks for one
         self._record(prefix, loss, score, predictions)
 
     def _record(
@@ -413,6 +416,16 @@ class CFLLNet(NeuralNet):
         self.optimizer_ = None
         self.progress_ = []
 
+    def move_to(self, device: torch.device) -> None:
+        """Move the network, for predictions on another device.
+
+        Parameters
+        ----------
+        device : torch.device
+        """
+        self.module_.to(device)
+        self.device = str(device)
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         module = state.get("module_")
@@ -431,6 +444,12 @@ def _as_batch(batch: Any, device: str) -> Batch:
     if isinstance(inputs, dict):
         return inputs, targets
     return {"X": to_device(inputs, device)}, to_device(targets, device)
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    """Precision in which a module computes, by its first real parameter."""
+    parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(parameters, torch.float32)
 
 
 def _overrides(callback: Callback, *methods: str) -> bool:

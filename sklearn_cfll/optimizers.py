@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Closure = Callable[[], Any]
@@ -23,7 +23,8 @@ class MuonWithAdamW(Optimizer):
 
     Parameters
     ----------
-    params : iterable of Parameter or (name, Parameter)
+    params : iterable of Parameter, of (name, Parameter) or of groups of these
+        Options of a group are not used.
     lr : float, default=0.02
         Rate of the matrices.
     adamw_lr : float, default=0.01
@@ -51,7 +52,7 @@ class MuonWithAdamW(Optimizer):
                 "optimizer 'muon' needs torch 2.9 or newer, this is torch "
                 f"{torch.__version__}; upgrade it or choose another optimizer."
             )
-        plain = [p[1] if isinstance(p, tuple) else p for p in params]
+        plain = _plain_parameters(params)
         matrices = [p for p in plain if p.ndim == 2]
         others = [p for p in plain if p.ndim != 2]
         self.parts: list[Optimizer] = []
@@ -106,6 +107,17 @@ class MuonWithAdamW(Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+
+def _plain_parameters(params: Iterable[Any]) -> list[Tensor]:
+    """Parameters from an iterable of them, of named ones, or of groups of these."""
+    plain: list[Tensor] = []
+    for item in params:
+        if isinstance(item, dict):
+            plain += _plain_parameters(item["params"])
+        else:
+            plain.append(item[1] if isinstance(item, tuple) else item)
+    return plain
 
 
 class NoOptimizer(Optimizer):

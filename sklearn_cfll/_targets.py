@@ -1,0 +1,126 @@
+"""Targets as the head sees them, and predictions as the user does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, r2_score
+
+
+@dataclass(frozen=True)
+class StandardisedTargets:
+    """Numbers, centred and scaled per output.
+
+    Attributes
+    ----------
+    mean, scale : array of shape (n_outputs,)
+    shape : tuple
+        Shape of one sample's targets as given: () or (n_outputs,).
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def fitted(
+        cls, y: NDArray[Any], weight: NDArray[Any] | None
+    ) -> StandardisedTargets:
+        """Learn the outputs' weighted means and standard deviations."""
+        table = y.reshape(len(y), -1)
+        if weight is not None:
+            weight = weight / weight.max()
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.average(table, axis=0, weights=weight)
+            variance = np.average((table - mean) ** 2, axis=0, weights=weight)
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            raise ValueError(
+                f"y holds values up to {np.abs(table).max():.3g}, whose variance "
+                "overflows float64; scale y."
+            )
+        deviation = np.sqrt(variance)
+        spacing = np.finfo(float).eps * len(y) * np.abs(mean)
+        scale = np.where(deviation > spacing, deviation, 1.0)
+        return cls(mean, scale, y.shape[1:])
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of y."""
+        return len(self.mean)
+
+    def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        """Give (n_samples, n_outputs) of mean zero and variance one."""
+        if y.shape[1:] != self.shape:
+            raise ValueError(
+                f"{name} has shape {y.shape} but the y of the training has shape "
+                f"{('n_samples', *self.shape)}; pass the same outputs.".replace("'", "")
+            )
+        return (y.reshape(len(y), -1) - self.mean) / self.scale
+
+    def decode(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
+        """Give predictions in the units and the shape of y."""
+        decoded = predictions * self.scale + self.mean
+        return decoded.reshape(-1, *self.shape)
+
+    def score(self, predictions: Any, y: Any, weight: Any) -> float:
+        """R2 of decoded predictions; not-a-number on one row, where it has no sense."""
+        if len(y) < 2:
+            return float("nan")
+        return float(r2_score(y, predictions, sample_weight=weight))
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """Classes as minus one and one: an output each, and a single one for two.
+
+    Attributes
+    ----------
+    classes : array of shape (n_classes,)
+    """
+
+    classes: NDArray[Any]
+    n_outputs = 1
+
+    @classmethod
+    def fitted(cls, y: NDArray[Any], weight: NDArray[Any] | None) -> ClassTargets:
+        """Learn the classes."""
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y holds one class, {classes.tolist()[0]!r}, where its rows have "
+                "weight; CFLLClassifier needs two classes or more."
+            )
+        return cls(classes)
+
+    def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        """Give (n_samples, 1) or (n_samples, n_classes)."""
+        index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
+        unknown = self.classes[index] != y
+        if unknown.any():
+            raise ValueError(
+                f"{name} holds the label {y[unknown].tolist()[0]!r}, none of the "
+                f"classes {self.classes.tolist()} of the training; leave its rows out."
+            )
+        if len(self.classes) == 2:
+            return np.where(index == 1, 1.0, -1.0)[:, None]
+        encoded = np.full((len(y), len(self.classes)), -1.0)
+        encoded[np.arange(len(y)), index] = 1.0
+        return encoded
+
+    @staticmethod
+    def index(scores: NDArray[Any]) -> NDArray[np.intp]:
+        """Give the number of the class of the largest score."""
+        if scores.shape[1] == 1:
+            return (scores[:, 0] > 0).astype(np.intp)
+        return scores.argmax(1)
+
+    def decode(self, predictions: NDArray[Any]) -> NDArray[Any]:
+        """Give labels."""
+        return self.classes[self.index(predictions)]
+
+    def score(self, predictions: Any, y: Any, weight: Any) -> float:
+        """Accuracy of decoded predictions."""
+        return float(accuracy_score(y, predictions, sample_weight=weight))
