@@ -91,10 +91,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
             if not again:
-                self._targets = self._kind_of_targets.fitted(
-                    train.chosen(train.y), train.chosen(train.weight)
-                )
-                self.n_outputs_ = self._targets.n_outputs
+                self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
             problem = state_problem(self, train, held_out)
             with seeded(problem.seed, problem.batches.device):
                 net = build_net(self, problem, self.net_.module_ if again else None)
@@ -115,6 +112,11 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"held-out rows (X_val, y_val): {error}") from error
+
+    def _learn_targets(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
+        """Learn how to encode y."""
+        self._targets = self._kind_of_targets.fitted(y, weight)
+        self.n_outputs_ = self._targets.n_outputs
 
     def _train(self, net: CFLLNet, problem: Problem) -> None:
         net.fit(problem.batches, None)

@@ -19,10 +19,11 @@ alpha : float, array of shape (n_outputs,) or "auto", default="auto"
     Ridge of the head relative to the mean feature energy, so that one value serves
     every width and scale. "auto" takes 0.01 in the training and in the end the best
     of a path by the held-out rows, or by leave-one-out where there are none.
-prox : float or (start, end), default=(0.3, 100.0)
+prox : float, (start, end) or "auto", default="auto"
     Pull of each minibatch's head to the last one, relative to the mean feature
-    energy (the paper's lambda). A pair is annealed geometrically over the training:
-    fast learning first, averaging over many batches in the end.
+    energy (the paper's lambda). "auto" starts at 3 and follows the slope of an honest
+    loss: that of each head on the batch after it. A pair is annealed geometrically
+    over the training: fast learning first, averaging over many batches in the end.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
     after it, with two (the paper's algorithm 1).

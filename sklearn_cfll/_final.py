@@ -127,7 +127,7 @@ def solve_head(
     network.eval()
     path = training_path(network, train)
     automatic = isinstance(alpha, str)
-    candidates = ALPHA_PATH if automatic else [torch.as_tensor(alpha)]
+    candidates = ALPHA_PATH if automatic else [alpha]
     current = None
     if held_out is not None:
         errors, current = held_out_errors(network, path, held_out, candidates)
@@ -140,7 +140,7 @@ def solve_head(
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     if current is not None and not errors.mean() <= current.mean():
         return path, None
-    weight, bias = path.solve(torch.as_tensor(alpha))
+    weight, bias = path.solve(alpha)
     head = network.head
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
     alpha = np.asarray(alpha, dtype=float).ravel()

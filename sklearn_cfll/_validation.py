@@ -65,7 +65,7 @@ def read_rows(
     X = read_X(estimator, X, reset=reset, least=2 if reset else 1)
     y = estimator._read_targets(y)
     check_consistent_length(X, y)
-    if sample_weight is not None and not np.any(sample_weight):
+    if sample_weight is not None and not np.asarray(sample_weight).any():
         raise ValueError("sample_weight is zero for every row; give some a weight.")
     weight = estimator._read_weights(sample_weight, X, y, reset=reset)
     if weight is None:
@@ -120,9 +120,11 @@ def _as_floats(value: Any, name: str, wanted: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} must be {wanted}, got {value!r}.") from None
 
 
-def check_prox(prox: Any) -> float | tuple[float, float]:
-    """Give prox as a float or a pair of floats, all positive."""
-    wanted = "a number or a pair (start, end)"
+def check_prox(prox: Any) -> str | float | tuple[float, float]:
+    """Give prox as "auto", a float or a pair of floats, all positive."""
+    if isinstance(prox, str) and prox == "auto":
+        return prox
+    wanted = "'auto', a number or a pair (start, end)"
     pair = _as_floats(prox, "prox", wanted)
     if pair.shape not in ((), (2,)):
         raise ValueError(f"prox must be {wanted}, got {prox!r}.")

@@ -81,7 +81,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         backbone: Any = None,
         *,
         alpha: Any = "auto",
-        prox: Any = (0.3, 100.0),
+        prox: Any = "auto",
         update_order: str = "head_first",
         optimizer: Any = "adamw",
         lr: Any = "auto",
@@ -157,6 +157,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
 
+    def _learn_targets(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
+        super()._learn_targets(y, weight)
+        self.classes_ = self._targets.classes
+
     # Probabilities --------------------------------------------------------------
 
     @torch.no_grad()
@@ -187,7 +191,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     def _publish_coefficients(self, head: ClosedFormHead) -> None:
         self.coef_ = head.weight.double().cpu().numpy().T.copy()
-        self.classes_ = self._targets.classes
         self.intercept_ = head.bias.double().cpu().numpy().copy()
 
     # Using ----------------------------------------------------------------------
@@ -220,7 +223,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         y : array of shape (n_samples,)
             Labels, as in the y of fit.
         """
-        return self._targets.decode(self._raw_predictions(X))
+        predictions = self._raw_predictions(X)
+        return self._targets.decode(predictions)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities of the classes.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sklearn_cfll.functional.ridge import proximal_update
+from sklearn_cfll.functional.ridge import proximal_step
+from sklearn_cfll.prox import PrequentialProx
 
 # A first head that is hardly penalised is large, and large heads make large
 # gradients in the backbone.
@@ -53,6 +54,7 @@ class ClosedFormHead(nn.Module):
     weight: Tensor
     bias: Tensor
     n_failures: Tensor
+    slope: tuple[Tensor, Tensor] | None
 
     def __init__(
         self,
@@ -66,11 +68,12 @@ class ClosedFormHead(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.zeros(out_features, dtype=dtype))
         self.register_buffer("n_failures", torch.zeros((), dtype=torch.int64))
+        self.slope = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Predictions (..., k) of features (..., d), in the features' dtype."""
         weight, bias = self.weight.to(features.dtype), self.bias.to(features.dtype)
-        return features @ weight + bias
+        return nn.functional.linear(features, weight.mT, bias)
 
     @torch.no_grad()
     def update_(
@@ -80,7 +83,7 @@ class ClosedFormHead(nn.Module):
         sample_weight: Tensor | None = None,
         *,
         alpha: float | Tensor,
-        prox: float,
+        prox: float | Tensor | PrequentialProx,
     ) -> ClosedFormHead:
         """Replace the head by the proximal solution on a batch.
 
@@ -92,30 +95,58 @@ class ClosedFormHead(nn.Module):
             One weight a sample, shared by the sample's grid points.
         alpha : float or Tensor of shape (k,)
             Ridge relative to the mean feature energy.
-        prox : float
-            Pull to the last head relative to the mean feature energy.
+        prox : float, Tensor of shape () or PrequentialProx
+            Pull to the last head relative to the mean feature energy. A
+            ``PrequentialProx`` first learns from how the last head predicts this
+            batch, which it has not seen.
 
         Returns
         -------
         self : ClosedFormHead
         """
         features, targets, sample_weight = as_rows(features, targets, sample_weight)
-        weight, bias = proximal_update(
-            features.detach(),
-            targets,
+        wide = features.detach().to(self.weight.dtype)
+        learns = isinstance(prox, PrequentialProx)
+        residual, slope = self._look_at(wide, targets)
+        if isinstance(prox, PrequentialProx):
+            if slope is not None:
+                prox.learn(residual, slope, sample_weight)
+            prox = prox.value
+        head = proximal_step(
+            wide,
+            residual,
             self.weight,
             self.bias,
             alpha=alpha,
             prox=prox,
             sample_weight=sample_weight,
+            with_slope=learns,
+            mixed=features.dtype == torch.float32,
         )
         # New tensors, not writes in place: autograd may hold the last ones. The
         # choice is made on the device, without a look at the values.
-        solved = weight.isfinite().all() & bias.isfinite().all()
-        self.weight = torch.where(solved, weight, self.weight)
-        self.bias = torch.where(solved, bias, self.bias)
+        solved = head.solved & head.bias.isfinite().all()
+        self.weight = torch.where(solved, head.weight, self.weight)
+        self.bias = torch.where(solved, head.bias, self.bias)
         self.n_failures = self.n_failures + ~solved
+        self.slope = None
+        if head.weight_slope is not None and head.bias_slope is not None:
+            self.slope = (head.weight_slope, head.bias_slope)
         return self
+
+    def _look_at(
+        self, features: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give targets less predictions, and the predictions' slope in log prox."""
+        if self.slope is None:
+            return targets.to(features) - self(features), None
+        both = nn.functional.linear(
+            features,
+            torch.cat([self.weight, self.slope[0]], 1).mT,
+            torch.cat([self.bias, self.slope[1]]),
+        )
+        predictions, slope = both.tensor_split(2, dim=-1)
+        return targets.to(features) - predictions, slope
 
     def start_(
         self,

@@ -28,10 +28,9 @@ class SquaredLoss(nn.Module):
                 f"shape {tuple(targets.shape)}; the features must have the targets' "
                 f"axes, but for the last."
             )
-        square = (predictions - targets).square()
         if sample_weight is None:
-            return square.mean()
-        per_sample = square.flatten(1).mean(1)
+            return nn.functional.mse_loss(predictions, targets)
+        per_sample = (predictions - targets).square().flatten(1).mean(1)
         return (sample_weight * per_sample).sum() / sample_weight.sum()
 
 

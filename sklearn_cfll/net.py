@@ -21,9 +21,9 @@ from sklearn_cfll.losses import SquaredLoss, Tally
 from sklearn_cfll.optimizers import (
     SCHEDULES,
     NoOptimizer,
-    annealed,
     has_learnable_parameters,
 )
+from sklearn_cfll.prox import as_prox
 
 
 class Network(nn.Module):
@@ -72,8 +72,9 @@ class CFLLNet(NeuralNet):
         Columns of the targets.
     alpha : float or Tensor of shape (n_outputs,), default=0.01
         Ridge of the head relative to the mean feature energy.
-    prox : float or (start, end), default=(0.3, 100.0)
-        Pull of each solution to the last head; a pair is annealed geometrically.
+    prox : float, (start, end) or "auto", default="auto"
+        Pull of each solution to the last head; a pair is annealed geometrically, and
+        "auto" follows how well each head predicts the next batch.
     update_order : {"head_first", "backbone_first"}, default="head_first"
         Whether a step solves the head before the backbone's gradient step, with one
         forward pass, or after it, with two (the paper's algorithm 1).
@@ -103,7 +104,7 @@ class CFLLNet(NeuralNet):
         n_features: int,
         n_outputs: int,
         alpha: float | Tensor = 1e-2,
-        prox: float | tuple[float, float] = (0.3, 100.0),
+        prox: str | float | tuple[float, float] = "auto",
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
         train_score: Callable[..., Tensor] | None = None,
@@ -224,6 +225,7 @@ class CFLLNet(NeuralNet):
         """Train; counts the steps for the schedules."""
         epochs = self.max_epochs if epochs is None else epochs
         self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0
+        self.prox_rule_, self.module_.head.slope = as_prox(self.prox), None
         self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
         callbacks = [callback for _, callback in self.callbacks_]
         self.batch_listeners_ = any(
@@ -240,7 +242,7 @@ class CFLLNet(NeuralNet):
         """Take one step of the backbone and of the head."""
         progress = self.step_ / self.n_steps_
         self._set_rates(progress)
-        self.prox_ = annealed(self.prox, self.step_ / max(1, self.n_steps_ - 1))
+        self.prox_ = self.prox_rule_.at(self.step_ / max(1, self.n_steps_ - 1))
         if self.step_ == 0:
             self._start_head(batch)
         first: list[dict[str, Any]] = []
@@ -377,7 +379,7 @@ class CFLLNet(NeuralNet):
             r2 = 1 - row["train_loss"]
             row["train_score"] = r2 if self.train_score is None else score.mean()
             row["lr"] = self.optimizer_.param_groups[0].get("lr")
-            row["prox"] = self.prox_
+            row["prox"] = float(self.prox_rule_.value)
         elif self.valid_score is not None:
             row["valid_score"] = self.valid_score(self, torch.cat(predictions))
         for name, value in row.items():

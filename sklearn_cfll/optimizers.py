@@ -226,14 +226,6 @@ SCHEDULES: dict[str, Callable[[float], float] | None] = {
 }
 
 
-def annealed(prox: float | tuple[float, float], progress: float) -> float:
-    """Geometric mean path of the proximal weight from its start to its end."""
-    if not isinstance(prox, tuple):
-        return prox
-    start, end = prox
-    return float(start ** (1 - progress) * end**progress)
-
-
 def has_learnable_parameters(module: nn.Module) -> bool:
     """Whether an optimizer has anything to do."""
     return any(parameter.requires_grad for parameter in module.parameters())

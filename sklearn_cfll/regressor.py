@@ -76,7 +76,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             In the units and the shape of the y of fit, in float64.
         """
-        return self._targets.decode(self._raw_predictions(X))
+        predictions = self._raw_predictions(X)
+        return self._targets.decode(predictions)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -8,7 +8,10 @@ Conventions: features are ``(..., n, d)``, targets ``(..., n, k)``, sample weigh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from scipy.linalg.lapack import dpotrf
 from torch import Tensor
 
 # Below this ratio of largest to smallest eigenvalue a float32 Gram matrix is a safe
@@ -16,15 +19,8 @@ from torch import Tensor
 # that one step of refinement squares it away.
 _SAFE_CONDITION = 1e4
 
-
-def normalised_weights(features: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Weights in float64 that sum to one over the rows."""
-    wide = wide_dtype(features.device)
-    if sample_weight is None:
-        n_rows = features.shape[-2]
-        return features.new_full(features.shape[:-1], 1 / n_rows, dtype=wide)
-    weight = sample_weight.to(wide)
-    return weight / weight.sum(-1, keepdim=True)
+# Where prox is learnt its value stays on the device; this bound stands for it.
+LEAST_LEARNT_PROX = 0.1
 
 
 def feature_energy(features: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -40,8 +36,31 @@ def feature_energy(features: Tensor, sample_weight: Tensor | None = None) -> Ten
     energy : Tensor of shape (...)
         ``(sum_i w_i (||phi_i||^2 + 1)) / ((d + 1) sum_i w_i)``.
     """
-    weight = normalised_weights(features, sample_weight)
-    return _energy(features.to(weight.dtype), weight)
+    features = features.to(wide_dtype(features.device))
+    weight = None if sample_weight is None else sample_weight.to(features.dtype)
+    return _energy(features, weight, _total(features, weight))
+
+
+class ProximalHead(NamedTuple):
+    """Solution of a proximal problem.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (..., d, k)
+    bias : Tensor of shape (..., k)
+    solved : Tensor of shape (...)
+        Whether the system had a Cholesky factor; where not, the rest is
+        not-a-number.
+        It stays on the device, so that nothing need be waited for.
+    weight_slope, bias_slope : Tensor or None
+        Derivatives by the logarithm of ``prox``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    solved: Tensor
+    weight_slope: Tensor | None = None
+    bias_slope: Tensor | None = None
 
 
 def proximal_update(
@@ -51,9 +70,10 @@ def proximal_update(
     bias: Tensor,
     *,
     alpha: float | Tensor,
-    prox: float,
+    prox: float | Tensor,
     sample_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    with_slope: bool = False,
+) -> ProximalHead:
     """Solve the proximal ridge problem of one batch, anchored at the last head.
 
     Minimises over ``W, b``, with weights ``w`` that sum to one and the mean feature
@@ -71,15 +91,16 @@ def proximal_update(
     bias : Tensor of shape (..., k)
     alpha : float or Tensor of shape (k,)
         Ridge of the weight, relative to the energy; the bias has none.
-    prox : float
-        Pull to the last head, relative to the energy.
+    prox : float or Tensor of shape ()
+        Pull to the last head, relative to the energy. Where it is a tensor its value
+        is not looked at; it must then be at least ``LEAST_LEARNT_PROX``.
     sample_weight : Tensor of shape (..., n), default=None
+    with_slope : bool, default=False
+        Whether to give the derivative by the logarithm of ``prox``, too.
 
     Returns
     -------
-    weight, bias : Tensors, shaped as those given
-        Not-a-number where the system has no Cholesky factor; nothing is raised, so
-        that an accelerator needs no synchronisation.
+    head : ProximalHead
 
     References
     ----------
@@ -87,128 +108,219 @@ def proximal_update(
     the proximal closed-form update.
     """
     wide = features.to(weight.dtype)
-    row_weight = normalised_weights(features, sample_weight).to(weight.dtype)
-    energy = _energy(wide, row_weight)
+    residual = (
+        targets.to(weight.dtype) - torch.matmul(wide, weight) - bias[..., None, :]
+    )
+    return proximal_step(
+        wide,
+        residual,
+        weight,
+        bias,
+        alpha=alpha,
+        prox=prox,
+        sample_weight=sample_weight,
+        with_slope=with_slope,
+        mixed=features.dtype == torch.float32,
+    )
+
+
+def proximal_step(
+    features: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    alpha: float | Tensor,
+    prox: float | Tensor,
+    sample_weight: Tensor | None = None,
+    with_slope: bool = False,
+    mixed: bool = False,
+) -> ProximalHead:
+    """Solve the problem of :func:`proximal_update` from the last head's residual.
+
+    Parameters
+    ----------
+    features : Tensor of shape (..., n, d)
+        In the dtype of ``weight``.
+    residual : Tensor of shape (..., n, k)
+        Targets less the last head's predictions, in the dtype of ``weight``.
+    weight, bias, alpha, prox, sample_weight, with_slope
+        As :func:`proximal_update` takes them.
+    mixed : bool, default=False
+        Take the Gram matrix in float32 and refine the solution, where ``prox`` makes
+        that safe: for features whose numbers are float32's anyhow.
+
+    Returns
+    -------
+    head : ProximalHead
+    """
+    if sample_weight is not None:
+        sample_weight = sample_weight.to(weight.dtype)
+    total = _total(features, sample_weight)
+    energy = _energy(features, sample_weight, total)
     pull = prox * energy
     # The bias is eliminated by a Schur complement, which is a partial centring of
     # the rows: whole at prox 0, none as prox grows.
     centring = 1 - torch.sqrt(pull / (1 + pull))
-    residual = targets.to(weight.dtype) - (wide @ weight + bias[..., None, :])
-    feature_mean = _mean(wide, row_weight)
-    residual_mean = _mean(residual, row_weight)
-    root = row_weight.sqrt()[..., None]
-    system = _System(
-        _Rows(features, wide, (centring[..., None] * feature_mean)[..., None, :], root),
-        root * (residual - (centring[..., None] * residual_mean)[..., None, :]),
-        weight,
-        ridge=energy[..., None, None] * like(weight, alpha),
-        pull=pull[..., None, None],
-        mixed=features.dtype == torch.float32
-        and features.shape[-1] <= _SAFE_CONDITION * prox,
+    feature_mean = _mean(features, sample_weight, total)
+    residual_mean = _mean(residual, sample_weight, total)
+    rows = _centred(features, feature_mean, centring, sample_weight)
+    # Everything below is in sums over the rows, not in means: no row is scaled.
+    matrix_scale = (total * energy)[..., None, None]
+    system = _system_for(
+        rows,
+        ridge=matrix_scale * (alpha if isinstance(alpha, float) else like(rows, alpha)),
+        pull=matrix_scale * prox,
+        mixed=mixed and _is_safe(features, prox),
     )
-    step = system.solve()
-    bias_step = (residual_mean - (feature_mean[..., None, :] @ step)[..., 0, :]) / (
-        1 + pull[..., None]
-    )
-    return weight + step, bias + bias_step
 
+    def bias_of(step: Tensor, right_side: Tensor) -> Tensor:
+        rest = right_side - (feature_mean[..., None, :] @ step)[..., 0, :]
+        bias_step: Tensor = rest / (1 + pull[..., None])
+        return bias_step
 
-class _Rows:
-    """The matrix F of rows ``sqrt(w_i) (phi_i - centre)``, formed only when asked."""
-
-    def __init__(
-        self, given: Tensor, wide: Tensor, centre: Tensor, root: Tensor
-    ) -> None:
-        self.given, self.wide, self.centre, self.root = given, wide, centre, root
-
-    def explicit(self, dtype: torch.dtype) -> Tensor:
-        """Form F in a dtype; in the features' own no number is converted."""
-        centred = self.given.to(dtype) - self.centre.to(dtype)
-        return centred.mul_(self.root.to(dtype))
-
-    def times(self, vectors: Tensor) -> Tensor:
-        """Compute F v."""
-        image: Tensor = self.wide @ vectors - self.centre @ vectors
-        return self.root * image
-
-    def adjoint_times(self, vectors: Tensor) -> Tensor:
-        """Compute F' v."""
-        weighted = self.root * vectors
-        total = weighted.sum(-2, keepdim=True)
-        image: Tensor = self.wide.mT @ weighted - self.centre.mT * total
-        return image
+    solved = system.solved()
+    centred_residual = _centred(residual, residual_mean, centring, sample_weight)
+    step = system.step(centred_residual, weight)
+    step = torch.where(solved[..., None, None], step, torch.nan)
+    bias_step = bias_of(step, residual_mean)
+    slopes: tuple[Tensor, ...] = ()
+    if with_slope:
+        # The step solves A step = r, so that its slope solves A slope = -A' step,
+        # where A' is the pull itself; the bias is eliminated as before.
+        bias_side = -pull[..., None] * bias_step
+        shared = total * bias_side / (1 + pull[..., None])
+        system.mixed = False  # a slope needs no refinement
+        weight_slope = system.solve(
+            -system.pull * step - feature_mean[..., :, None] * shared[..., None, :]
+        )
+        slopes = (weight_slope, bias_of(weight_slope, bias_side))
+    return ProximalHead(weight + step, bias + bias_step, solved, *slopes)
 
 
 class _System:
-    """Solves ``(F'F + ridge + pull) step = F'R - ridge W`` by size and penalty."""
+    """The system ``F'F + ridge + pull`` of one batch, factored once."""
 
-    def __init__(
-        self,
-        rows: _Rows,
-        residual: Tensor,
-        weight: Tensor,
-        *,
-        ridge: Tensor,
-        pull: Tensor,
-        mixed: bool,
-    ) -> None:
-        self.rows, self.residual, self.weight = rows, residual, weight
-        self.ridge, self.shift, self.mixed = ridge, ridge + pull, mixed
+    def __init__(self, rows: Tensor, ridge: Tensor, pull: Tensor, mixed: bool) -> None:
+        self.rows, self.mixed = rows, mixed
+        self.ridge, self.pull, self.shift = ridge, pull, ridge + pull
+        self._factorise()
 
-    def solve(self) -> Tensor:
-        if self.ridge.shape[-1] > 1:
-            return self._by_eigenvalues()
-        n_rows, n_features = self.rows.given.shape[-2:]
-        return self._dual() if n_rows < n_features else self._primal()
+    def _factorise(self) -> None:
+        raise NotImplementedError
 
-    def _right_side(self) -> Tensor:
-        return self.rows.adjoint_times(self.residual) - self.ridge * self.weight
+    def solve(self, right_side: Tensor) -> Tensor:
+        """Apply the inverse to (..., d, k)."""
+        raise NotImplementedError
 
-    def _matrix(self) -> Tensor:
-        """F, in float32 where that is safe for a factor that is then refined."""
-        return self.rows.explicit(torch.float32 if self.mixed else self.weight.dtype)
+    def step(self, residual: Tensor, weight: Tensor) -> Tensor:
+        """Solve for the right-hand side ``F'R - ridge W``."""
+        return self.solve(torch.matmul(self.rows.mT, residual) - self.ridge * weight)
 
-    def _primal(self) -> Tensor:
-        factor = _shifted_cholesky(self._matrix().mT, self.shift)
-        right_side = self._right_side()
-        step = torch.cholesky_solve(right_side, factor)
+    def solved(self) -> Tensor:
+        """Tell on the device whether there was a factor."""
+        solved: Tensor = self.info == 0
+        return solved
+
+    def _factorise_gram(self, rows: Tensor) -> None:
+        """Cholesky factor, in float64, of ``rows rows' + shift``.
+
+        The product is taken in float32 where its factor can safely be refined.
+        """
+        narrow = rows.float() if self.mixed else rows
+        gram = torch.matmul(narrow, narrow.mT).to(rows.dtype)
+        gram.diagonal(dim1=-2, dim2=-1).add_(self.shift[..., 0])
+        self.factor, self.info = _cholesky(gram)
+
+    def _solve_by_factor(self, rows: Tensor, right_side: Tensor) -> Tensor:
+        solution = _two_triangles(self.factor, right_side)
         if self.mixed:
-            image = self.rows.adjoint_times(self.rows.times(step)) + self.shift * step
-            step = step + torch.cholesky_solve(right_side - image, factor)
+            # One step of refinement: the operator here is exact.
+            image = torch.matmul(rows, torch.matmul(rows.mT, solution))
+            rest = right_side - image - self.shift * solution
+            solution = solution + _two_triangles(self.factor, rest)
+        return solution
+
+
+class _Primal(_System):
+    """By a factor of the d x d matrix."""
+
+    def _factorise(self) -> None:
+        self._factorise_gram(self.rows.mT)
+
+    def solve(self, right_side: Tensor) -> Tensor:
+        return self._solve_by_factor(self.rows.mT, right_side)
+
+
+class _Dual(_System):
+    """By a factor of the n x n matrix ``F F' + ridge + pull`` (Woodbury)."""
+
+    def _factorise(self) -> None:
+        self._factorise_gram(self.rows)
+
+    def solve(self, right_side: Tensor) -> Tensor:
+        dual = self._solve_by_factor(self.rows, torch.matmul(self.rows, right_side))
+        step: Tensor = (right_side - torch.matmul(self.rows.mT, dual)) / self.shift
         return step
 
-    def _dual(self) -> Tensor:
-        # Woodbury: an n x n system gives the same step.
-        factor = _shifted_cholesky(self._matrix(), self.shift)
+    def step(self, residual: Tensor, weight: Tensor) -> Tensor:
+        # Without the difference of large numbers that solve() has at a small shift.
         share = self.ridge / self.shift
-        right_side = self.residual + share * self.rows.times(self.weight)
-        dual = torch.cholesky_solve(right_side, factor)
-        if self.mixed:
-            image = self.rows.times(self.rows.adjoint_times(dual)) + self.shift * dual
-            dual = dual + torch.cholesky_solve(right_side - image, factor)
-        return self.rows.adjoint_times(dual) - share * self.weight
+        right_side = residual + share * torch.matmul(self.rows, weight)
+        dual = self._solve_by_factor(self.rows, right_side)
+        return torch.matmul(self.rows.mT, dual) - share * weight
 
-    def _by_eigenvalues(self) -> Tensor:
-        # One factorisation for every output's own ridge.
-        rows = self.rows.explicit(self.weight.dtype)
-        values, vectors = torch.linalg.eigh(rows.mT @ rows)
-        shift = values.clamp_min(0)[..., None] + self.shift
-        step: Tensor = vectors @ ((vectors.mT @ self._right_side()) / shift)
+
+class _ByEigenvalues(_System):
+    """One factorisation for every output's own ridge."""
+
+    def _factorise(self) -> None:
+        gram = torch.matmul(self.rows.mT, self.rows)
+        values, self.vectors = torch.linalg.eigh(gram)
+        self.values = values.clamp_min(0)[..., None] + self.shift
+
+    def solve(self, right_side: Tensor) -> Tensor:
+        coordinates = torch.matmul(self.vectors.mT, right_side) / self.values
+        step: Tensor = torch.matmul(self.vectors, coordinates)
         return step
 
+    def solved(self) -> Tensor:
+        solved: Tensor = (self.values > 0).all(-1).all(-1)
+        return solved
 
-def _shifted_cholesky(rows: Tensor, shift: Tensor) -> Tensor:
-    """Lower factor of ``rows rows' + shift`` in float64, not-a-number if there is none.
 
-    The factor is of the dtype of ``shift``, whatever that of the rows.
-    """
-    gram = (rows @ rows.mT).to(shift.dtype)
-    gram.diagonal(dim1=-2, dim2=-1).add_(shift[..., 0])
-    factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(gram)
-    failed = torch.where(info == 0, 0.0, torch.nan).to(factor.dtype)
-    factor.diagonal(dim1=-2, dim2=-1).add_(failed[..., None])
-    return factor
+def _system_for(rows: Tensor, *, ridge: Tensor, pull: Tensor, mixed: bool) -> _System:
+    """Choose the smaller system, or the one that serves a ridge for each output."""
+    n_rows, n_features = rows.shape[-2:]
+    kind: type[_System] = _Dual if n_rows < n_features else _Primal
+    if ridge.shape[-1] > 1:
+        kind = _ByEigenvalues
+    return kind(rows, ridge, pull, mixed)
+
+
+def _is_safe(features: Tensor, prox: float | Tensor) -> bool:
+    """Whether a float32 Gram serves: the condition number is at most d / prox."""
+    least = LEAST_LEARNT_PROX if isinstance(prox, Tensor) else prox
+    return features.shape[-1] <= _SAFE_CONDITION * least
+
+
+def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower factor, its upper triangle arbitrary, and zero where there is one."""
+    plain = matrix.ndim == 2 and matrix.device.type == "cpu"
+    if not plain or matrix.requires_grad or matrix.dtype != torch.float64:
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return factor, info
+    # LAPACK itself, in place: torch's copy of the triangle takes as long as the
+    # factorisation of a few hundred columns.
+    _, info = dpotrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
+    return matrix.mT, torch.tensor(info)
+
+
+def _two_triangles(factor: Tensor, right_side: Tensor) -> Tensor:
+    """Solve by a lower Cholesky factor; cholesky_solve would copy it first."""
+    half = torch.linalg.solve_triangular(factor, right_side, upper=False)
+    solution: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solution
 
 
 def like(tensor: Tensor, value: float | Tensor) -> Tensor:
@@ -221,12 +333,31 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _energy(features: Tensor, weight: Tensor) -> Tensor:
-    square = torch.linalg.vecdot(features, features)
-    total: Tensor = torch.linalg.vecdot(weight, square) + 1
-    return total / (features.shape[-1] + 1)
+def _total(rows: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return rows.new_full((), rows.shape[-2])
+    return weight.sum(-1)
 
 
-def _mean(rows: Tensor, weight: Tensor) -> Tensor:
-    mean: Tensor = (weight[..., None, :] @ rows)[..., 0, :]
-    return mean
+def _energy(features: Tensor, weight: Tensor | None, total: Tensor) -> Tensor:
+    if weight is None:
+        flat = features.flatten(-2)
+        square = torch.linalg.vecdot(flat, flat)
+    else:
+        square = torch.linalg.vecdot(weight, torch.linalg.vecdot(features, features))
+    energy: Tensor = (square / total + 1) / (features.shape[-1] + 1)
+    return energy
+
+
+def _mean(rows: Tensor, weight: Tensor | None, total: Tensor) -> Tensor:
+    if weight is None:
+        return rows.mean(-2)
+    return torch.matmul(weight[..., None, :], rows)[..., 0, :] / total[..., None]
+
+
+def _centred(
+    rows: Tensor, mean: Tensor, centring: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Rows ``sqrt(w_i) (row_i - centring * mean)``."""
+    centred = rows - (centring[..., None] * mean)[..., None, :]
+    return centred if weight is None else centred.mul_(weight.sqrt()[..., None])

@@ -1,0 +1,236 @@
+"""How long CFLL takes to be as good as the same network trained end to end.
+
+For each table and seed:
+
+1. The default backbone with a linear layer on top is trained end to end with AdamW at
+   four rates, with a cosine schedule over 30 epochs. The rate and the epoch that are
+   best on the validation rows count. Its time is the training time up to that epoch,
+   without the passes over the validation rows.
+2. CFLL is fitted with 2, 3, 5, 8, 12 and 20 epochs, each with its own schedule. Its
+   time is that of the whole call to `fit`: checks, validation and last solve included.
+   The shortest fit that reaches the test error of 1 counts.
+
+Both get the same rows, the same batch size and one thread, and the runs that count are
+timed again in turn, of which the medians are reported.
+
+Run it with ``python examples/benchmarks/time_to_quality.py``; ``--help`` lists options.
+"""
+
+import argparse
+import copy
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _common import (
+    as_outputs,
+    build_network,
+    errors,
+    load_table,
+    predict_in_batches,
+    split_table,
+    table_names,
+    train_end_to_end,
+    use_one_thread,
+)
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+EPOCHS = (2, 3, 5, 8, 12, 20)
+FORMATS = {
+    "table": "{}",
+    "rows": "{:.0f}",
+    "AdamW epochs": "{:.0f}",
+    "AdamW seconds": "{:.2f}",
+    "AdamW error": "{:.4f}",
+    "AdamW wrong": "{:.4f}",
+    "CFLL epochs": "{:.1f}",
+    "CFLL seconds": "{:.2f}",
+    "CFLL error": "{:.4f}",
+    "CFLL wrong": "{:.4f}",
+    "ratio": "{:.2f}",
+    "ratio for wrong": "{:.2f}",
+    "CFLL error at equal time": "{:.4f}",
+    "reached": "{}",
+}
+
+
+def fit_cfll(split, max_epochs, seed):
+    """Return a fitted estimator and the seconds that `fit` took."""
+    kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
+    model = kind(max_epochs=max_epochs, random_state=seed)
+    X_val, y_val = split.validation
+    start = time.perf_counter()
+    model.fit(*split.train, X_val=X_val, y_val=y_val)
+    return model, time.perf_counter() - start
+
+
+def cfll_outputs(model, X):
+    """Return predictions, or a classifier's scores, as the squared loss sees them."""
+    score = getattr(model, "decision_function", model.predict)
+    return np.asarray(score(X)).reshape(len(X), -1)
+
+
+def best_end_to_end(split, batch_size, epochs, seed):
+    """Train at each rate from the same start; return the best run and its errors."""
+    network = build_network(split, seed)
+    runs = [
+        train_end_to_end(
+            copy.deepcopy(network),
+            split,
+            lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            seed=seed,
+        )
+        for lr in RATES
+    ]
+    best = min(runs, key=lambda run: run.best_error)
+    X_test, y_test = split.test
+    return best, errors(predict_in_batches(best.network, X_test), y_test, split.task)
+
+
+def compare(split, seed, arguments):
+    """Return one row of the table of results."""
+    batch_size = fit_cfll(split, 1, seed)[0].net_.batch_size
+    best, plain = best_end_to_end(split, batch_size, arguments.epochs, seed)
+    X_test, y_test = split.test
+    fits = {}
+    for max_epochs in arguments.cfll_epochs:
+        model, seconds = fit_cfll(split, max_epochs, seed)
+        fits[max_epochs] = (
+            seconds,
+            *errors(cfll_outputs(model, X_test), y_test, split.task),
+        )
+
+    def shortest(column):
+        return next(
+            (e for e, fit in fits.items() if fit[column] <= plain[column - 1]), None
+        )
+
+    by_error, by_rate = shortest(1), shortest(2)
+    plain_seconds, seconds = time_in_turn(
+        split, best, batch_size, {by_error, by_rate} - {None}, seed, arguments
+    )
+    missing = (np.nan, np.nan, np.nan)
+    reached = fits.get(by_error, missing)
+    affordable = [fit for fit in fits.values() if fit[0] <= plain_seconds]
+    return {
+        "table": split.name,
+        "seed": seed,
+        "rows": len(split.train[1]),
+        "columns": split.train[0].shape[1],
+        "outputs": as_outputs(split.train[1], split.task).shape[1],
+        "AdamW lr": best.lr,
+        "AdamW epochs": best.best_epoch + 1,
+        "AdamW seconds": plain_seconds,
+        "AdamW error": plain[0],
+        "AdamW wrong": plain[1],
+        "CFLL epochs": by_error or np.nan,
+        "CFLL seconds": seconds.get(by_error, np.nan),
+        "CFLL error": reached[1],
+        "CFLL wrong": reached[2],
+        "ratio": seconds.get(by_error, np.nan) / plain_seconds,
+        "ratio for wrong": seconds.get(by_rate, np.nan) / plain_seconds,
+        "CFLL best error": min(fit[1] for fit in fits.values()),
+        "CFLL error at equal time": affordable[-1][1] if affordable else np.nan,
+    }
+
+
+def time_in_turn(split, best, batch_size, chosen_epochs, seed, arguments):
+    """Repeat the runs that count, one after another; return their median seconds."""
+    network = build_network(split, seed)
+    plain, fits = [], {e: [] for e in chosen_epochs}
+    for _ in range(arguments.repeats):
+        run = train_end_to_end(
+            copy.deepcopy(network),
+            split,
+            best.lr,
+            batch_size=batch_size,
+            epochs=arguments.epochs,
+            stop_after=best.best_epoch + 1,
+            seed=seed,
+        )
+        plain.append(run.seconds[-1])
+        for epochs, seconds in fits.items():
+            seconds.append(fit_cfll(split, epochs, seed)[1])
+    return np.median(plain), {e: np.median(seconds) for e, seconds in fits.items()}
+
+
+def summarise(results):
+    """Average over the seeds: means, but geometric means of the ratios of times."""
+    ratios = ["ratio", "ratio for wrong"]
+    groups = results.groupby("table", sort=False)
+    summary = groups.mean(numeric_only=True).drop(columns=["seed", *ratios])
+    for column in ratios:
+        # A ratio that is missing, for a fit that never got there, stays missing.
+        summary[column] = groups[column].agg(
+            lambda values: np.exp(np.log(values).mean(skipna=False))
+        )
+    summary["reached"] = groups["ratio"].agg(
+        lambda values: f"{values.notna().sum()}/{len(values)}"
+    )
+    return summary.reset_index()
+
+
+def as_text(summary):
+    """Return the columns that matter, as text to read and as reStructuredText."""
+    cells = pd.DataFrame(
+        {
+            name: ["" if pd.isna(v) else form.format(v) for v in summary[name]]
+            for name, form in FORMATS.items()
+        }
+    )
+    rows = [_rst_row(row) for row in [cells.columns, *cells.to_numpy()]]
+    rst = [".. list-table::", "   :header-rows: 1", "", *itertools.chain(*rows)]
+    return cells.to_string(index=False), "\n".join(rst) + "\n"
+
+
+def _rst_row(cells):
+    first, *others = cells
+    return [f"   * - {first}".rstrip(), *(f"     - {c}".rstrip() for c in others)]
+
+
+def parse_arguments(arguments=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
+    parser.add_argument("--sets", nargs="+", help="names of tables; default: all")
+    parser.add_argument("--rows", type=int, default=20_000, help="at most so many")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each run")
+    parser.add_argument("--quick", action="store_true", help="a minute's look")
+    parser.add_argument("--output", help="folder for time_to_quality.csv and .rst")
+    parsed = parser.parse_args(arguments)
+    parsed.epochs, parsed.cfll_epochs = 30, EPOCHS
+    if parsed.quick:
+        parsed.sets = parsed.sets or ["diabetes", "breast_cancer"]
+        parsed.epochs, parsed.cfll_epochs, parsed.repeats = 3, EPOCHS[:2], 1
+    return parsed
+
+
+def main():
+    """Compare on every table and seed, then print and write the table."""
+    arguments = parse_arguments()
+    use_one_thread()
+    results = []
+    for name in arguments.sets or table_names(arguments.data):
+        table = load_table(name, arguments.data)
+        for seed in range(arguments.seeds):
+            split = split_table(table, arguments.rows, seed)
+            results.append(compare(split, seed, arguments))
+    results = pd.DataFrame(results)
+    text, rst = as_text(summarise(results))
+    print(text)
+    if arguments.output:
+        folder = Path(arguments.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        results.to_csv(folder / "time_to_quality.csv", index=False)
+        (folder / "time_to_quality.rst").write_text(rst)
+
+
+if __name__ == "__main__":
+    main()

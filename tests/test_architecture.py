@@ -1,0 +1,110 @@
+"""The layers of the package: a file imports only from files above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sklearn_cfll
+
+PACKAGE = Path(sklearn_cfll.__file__).parent
+
+# From the top down: each may import from those that stand before it alone.
+ORDER = [
+    "functional.ridge",
+    "functional.moments",
+    "functional",
+    "prox",
+    "head",
+    "batches",
+    "backbones",
+    "losses",
+    "optimizers",
+    "callbacks",
+    "net",
+    "_defaults",
+    "_device",
+    "_docs",
+    "_parameters",
+    "_targets",
+    "_validation",
+    "_problem",
+    "_build",
+    "_final",
+    "_base",
+    "regressor",
+    "classifier",
+    "",
+]
+
+
+def files_by_name():
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+def imported_names(path):
+    """Every module of the package that a file imports, wherever in the file."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            if node.level:
+                base = [*package[: len(package) - node.level + 1], *base]
+            # "from package import module" imports the module.
+            submodules = [".".join([*base, alias.name]) for alias in node.names]
+            found = [n for n in submodules if n in MODULES] or [".".join(base)]
+        else:
+            continue
+        yield from (name for name in found if name.split(".")[0] == "sklearn_cfll")
+
+
+FILES = files_by_name()
+MODULES = {f"sklearn_cfll.{name}".rstrip("."): name for name in FILES}
+
+
+def test_every_file_has_its_place_in_the_order():
+    assert sorted(FILES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER, ids=lambda name: name or "sklearn_cfll")
+def test_a_file_imports_only_from_files_above_it(name):
+    above = ORDER[: ORDER.index(name)]
+    imported = {MODULES[module] for module in imported_names(FILES[name])}
+    assert sorted(imported - set(above)) == []
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
+    source = (
+        "import sklearn_cfll.net\n"
+        "from sklearn_cfll import _base\n"
+        "def later():\n"
+        "    from . import head\n"
+        "    from .losses import Tally\n"
+        "    import numpy\n"
+    )
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path / "sklearn_cfll")
+    path = tmp_path / "sklearn_cfll" / "room.py"
+    path.parent.mkdir()
+    path.write_text(source)
+    assert list(imported_names(path)) == [
+        f"sklearn_cfll.{name}" for name in ["net", "_base", "head", "losses"]
+    ]
+
+
+def test_the_mathematics_knows_nothing_but_torch():
+    allowed = {"__future__", "dataclasses", "scipy", "torch", "typing", "sklearn_cfll"}
+    for name in ["functional.ridge", "functional.moments", "functional"]:
+        tree = ast.parse(FILES[name].read_text())
+        roots = {
+            (node.module if isinstance(node, ast.ImportFrom) else alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert {root.split(".")[0] for root in roots} <= allowed

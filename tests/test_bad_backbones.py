@@ -1,0 +1,254 @@
+"""Backbones that can't be used: what is said, and that the last fit stays whole."""
+
+import pytest
+import torch
+from refusals import assert_refused, case, regressor
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+
+from sklearn_cfll import MLP, CFLLRegressor, TorchBackbone
+
+
+class Net(nn.Module):
+    """Sends its features through a function that spoils them."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.linear = nn.Linear(4, 8)
+        self.spoil = spoil
+
+    def forward(self, X):
+        return self.spoil(self.linear(X))
+
+
+def fail(features):
+    raise KeyError("inside")
+
+
+def spoilt(name, error, message, spoil):
+    return case(name, error, message, params={"backbone": Net(spoil)})
+
+
+GIVEN = r"for X of shape \(2, 4\)"
+FEATURES = (
+    r"backbone Net returned features of shape {} "
+    + GIVEN
+    + r"; it must return \(2, n_features\) with n_features of at least 1\."
+)
+ONE_TENSOR = (
+    r"backbone Net returned an? {} "
+    + GIVEN
+    + r"; it must return one tensor of features, \(n_samples, n_features\)\."
+)
+NOT_A_BACKBONE = (
+    r"backbone must be None, a torch\.nn\.Module instance, MLP\(\.\.\.\) or "
+    r"TorchBackbone\(\.\.\.\), got {}; wrap a class or a function as "
+    r"TorchBackbone\({}\)\."
+)
+
+
+def network(in_features):
+    raise AssertionError("not called as a bare function")
+
+
+def divide(in_features):
+    return in_features / 0
+
+
+IN_FORWARD = [
+    spoilt(
+        "raises",
+        ValueError,
+        rf"backbone Net raised KeyError {GIVEN}: 'inside'",
+        fail,
+    ),
+    spoilt(
+        "NaN",
+        ValueError,
+        rf"backbone Net returned features that are not finite {GIVEN}; scale X or "
+        r"check the backbone's initial weights\.",
+        lambda features: features * torch.nan,
+    ),
+    spoilt(
+        "a tuple", TypeError, ONE_TENSOR.format("tuple"), lambda features: (features,)
+    ),
+    spoilt("nothing", TypeError, ONE_TENSOR.format("NoneType"), lambda features: None),
+    spoilt(
+        "an array",
+        TypeError,
+        ONE_TENSOR.format("ndarray"),
+        lambda features: features.detach().numpy(),
+    ),
+    spoilt(
+        "fewer rows",
+        ValueError,
+        FEATURES.format(r"\(1, 8\)"),
+        lambda features: features[:1],
+    ),
+    spoilt(
+        "more rows",
+        ValueError,
+        FEATURES.format(r"\(4, 8\)"),
+        lambda features: torch.cat([features, features]),
+    ),
+    spoilt(
+        "no features",
+        ValueError,
+        FEATURES.format(r"\(2, 0\)"),
+        lambda features: features[:, :0],
+    ),
+    spoilt(
+        "one axis",
+        ValueError,
+        FEATURES.format(r"\(2,\)"),
+        lambda features: features[:, 0],
+    ),
+    spoilt(
+        "no axis", ValueError, FEATURES.format(r"\(\)"), lambda features: features.sum()
+    ),
+    spoilt(
+        "three axes",
+        ValueError,
+        FEATURES.format(r"\(2, 1, 8\)"),
+        lambda features: features[:, None],
+    ),
+    spoilt(
+        "complex features",
+        TypeError,
+        r"backbone Net returned complex features; it must return real ones, for "
+        r"example by torch\.view_as_real\.",
+        lambda features: torch.complex(features, features),
+    ),
+    spoilt(
+        "NaN for some rows",
+        FloatingPointError,
+        r"training diverged in epoch 1: the loss is nan; decrease lr \(now 0\.01\), "
+        r"increase prox, or scale X\.",
+        lambda features: torch.where(
+            torch.arange(len(features))[:, None] > 5, torch.nan, features
+        ),
+    ),
+    case(
+        "another number of columns",
+        ValueError,
+        rf"backbone Linear raised RuntimeError {GIVEN}: mat1 and mat2 shapes cannot be "
+        r"multiplied \(2x4 and 3x8\)",
+        params={"backbone": nn.Linear(3, 8)},
+    ),
+]
+NOT_BUILT = [
+    case(
+        "a bare class",
+        TypeError,
+        NOT_A_BACKBONE.format(
+            r"<class 'torch\.nn\.modules\.linear\.Linear'>", "Linear"
+        ),
+        params={"backbone": nn.Linear},
+    ),
+    case(
+        "the class MLP",
+        TypeError,
+        NOT_A_BACKBONE.format(r"<class 'sklearn_cfll\.backbones\.MLP'>", "MLP"),
+        params={"backbone": MLP},
+    ),
+    case(
+        "a bare function",
+        TypeError,
+        NOT_A_BACKBONE.format(r"<function network at 0x\w+>", "network"),
+        params={"backbone": network},
+    ),
+    case(
+        "another estimator",
+        TypeError,
+        NOT_A_BACKBONE.format(r"CFLLRegressor\(\)", "CFLLRegressor"),
+        params={"backbone": CFLLRegressor()},
+    ),
+    case(
+        "a factory that raises",
+        ValueError,
+        r"backbone divide could not be built: division by zero",
+        params={"backbone": TorchBackbone(divide)},
+    ),
+    case(
+        "a misspelt argument",
+        ValueError,
+        r"backbone Linear could not be built: Linear\.__init__\(\) got an unexpected "
+        r"keyword argument 'out_featurez'",
+        params={"backbone": TorchBackbone(nn.Linear, out_featurez=3)},
+    ),
+    case(
+        "a missing argument",
+        ValueError,
+        r"backbone Linear could not be built: Linear\.__init__\(\) missing 1 required "
+        r"positional argument: 'out_features'",
+        params={"backbone": TorchBackbone(nn.Linear)},
+    ),
+    case(
+        "a factory that makes no module",
+        TypeError,
+        r"backbone <lambda> returned a tuple; it must return a torch\.nn\.Module\.",
+        params={"backbone": TorchBackbone(lambda in_features: (in_features,))},
+    ),
+    case(
+        "more memory than there is",
+        ValueError,
+        r"backbone Linear could not be built: .*(can't allocate|not enough) memory.*",
+        params={"backbone": TorchBackbone(nn.Linear, out_features=2**45)},
+    ),
+    case(
+        "a size that overflows",
+        ValueError,
+        r"backbone Linear could not be built: .*[Oo]verflow.*",
+        params={"backbone": TorchBackbone(nn.Linear, out_features=2**63)},
+    ),
+    *[
+        case(
+            f"MLP with {name}={value}",
+            InvalidParameterError,
+            rf"The '{name}' parameter of MLP must be {wanted}\. Got {value!r} "
+            r"instead\.",
+            params={"backbone": MLP(**{name: value})},
+        )
+        for name, value, wanted in [
+            ("width", 0, r"an int in the range \[1, 2147483648\)"),
+            ("width", 2**63, r"an int in the range \[1, 2147483648\)"),
+            ("depth", 0, r"an int in the range \[1, 2147483648\)"),
+            ("dropout", 1.0, r"a float in the range \[0\.0, 1\.0\)"),
+            ("activation", "silo", r"a str among \{.*'silu'.*\} or a callable"),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "params", "arguments", "error", "message"), IN_FORWARD
+)
+def test_what_a_backbone_may_not_return(make, params, arguments, error, message):
+    assert_refused(make, params, arguments, error, message)
+
+
+@pytest.mark.parametrize(("make", "params", "arguments", "error", "message"), NOT_BUILT)
+def test_what_makes_no_backbone(make, params, arguments, error, message):
+    assert_refused(make, params, arguments, error, message)
+
+
+def test_a_failing_fit_leaves_the_users_module_as_it_was():
+    module = Net(lambda features: (features,))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert_refused(
+        regressor, {"backbone": module}, {}, TypeError, ONE_TENSOR.format("tuple")
+    )
+    assert module.training
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_rows_that_get_lost_in_large_batches_alone_are_noticed():
+    module = Net(lambda features: features if len(features) < 3 else features[:-1])
+    assert_refused(
+        regressor,
+        {"backbone": module},
+        {},
+        (ValueError, RuntimeError),
+        r".*60.*59.*|.*59.*60.*",
+    )

@@ -1,0 +1,177 @@
+"""Held-out rows that can't be used, and callbacks that fail."""
+
+import numpy as np
+import pytest
+from refusals import (
+    LABELS,
+    NO_WEIGHT,
+    ONES,
+    X,
+    Y,
+    assert_refused,
+    case,
+    classifier,
+    regressor,
+    with_value,
+)
+from skorch.callbacks import Callback
+
+TWO = np.column_stack([Y, -Y])
+HELD_OUT = r"held-out rows \(X_val, y_val\): "
+VALIDATION = [
+    case(
+        "other columns",
+        ValueError,
+        HELD_OUT + r"X has 3 features, but CFLLRegressor is expecting 4 features as "
+        r"input\.",
+        X_val=X[:, :3],
+        y_val=Y,
+    ),
+    case(
+        "X_val without y_val",
+        ValueError,
+        r"y_val is missing; pass X_val and y_val together\.",
+        X_val=X,
+    ),
+    case(
+        "y_val without X_val",
+        ValueError,
+        r"X_val is missing; pass X_val and y_val together\.",
+        y_val=Y,
+    ),
+    case(
+        "weights without rows",
+        ValueError,
+        r"sample_weight_val was given without X_val and y_val\.",
+        sample_weight_val=ONES,
+    ),
+    case(
+        "NaN in X_val",
+        ValueError,
+        HELD_OUT + r"Input X contains NaN\..*",
+        X_val=with_value(X, np.nan),
+        y_val=Y,
+    ),
+    case(
+        "NaN in y_val",
+        ValueError,
+        HELD_OUT + r"Input y contains NaN\.",
+        X_val=X,
+        y_val=with_value(Y, np.nan),
+    ),
+    case(
+        "another length",
+        ValueError,
+        HELD_OUT + r"Found input variables with inconsistent numbers of samples: "
+        r"\[60, 5\]",
+        X_val=X,
+        y_val=Y[:5],
+    ),
+    case(
+        "negative weights",
+        ValueError,
+        HELD_OUT + r"Negative values in data passed to `sample_weight`.*",
+        X_val=X,
+        y_val=Y,
+        sample_weight_val=-ONES,
+    ),
+    case(
+        "zero weights",
+        ValueError,
+        HELD_OUT + NO_WEIGHT,
+        X_val=X,
+        y_val=Y,
+        sample_weight_val=0 * ONES,
+    ),
+    case(
+        "more outputs",
+        ValueError,
+        r"y_val has shape \(60, 2\) but the y of the training has shape "
+        r"\(n_samples,\); pass the same outputs\.",
+        X_val=X,
+        y_val=TWO,
+    ),
+    case(
+        "fewer outputs",
+        ValueError,
+        r"y_val has shape \(60,\) but the y of the training has shape "
+        r"\(n_samples, 2\); pass the same outputs\.",
+        y=TWO,
+        X_val=X,
+        y_val=Y,
+    ),
+    case(
+        "unknown label",
+        ValueError,
+        r"y_val holds the label 'perhaps', none of the classes \['no', 'yes'\] of the "
+        r"training; leave its rows out\.",
+        make=classifier,
+        X_val=X,
+        y_val=np.where(Y > 1, "perhaps", LABELS),
+    ),
+    case(
+        "labels of another kind",
+        ValueError,
+        r"y_val holds the label [01], none of the classes \['no', 'yes'\] of the "
+        r"training; leave its rows out\.",
+        make=classifier,
+        X_val=X,
+        y_val=(Y > 0).astype(int),
+    ),
+    case(
+        "numbers beyond float32's range",
+        ValueError,
+        r"predictions of the held-out rows are not finite; they hold values far "
+        r"outside of those in the training rows\.",
+        params={"dtype": "float32"},
+        X_val=with_value(X, 1e300),
+        y_val=Y,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "params", "arguments", "error", "message"), VALIDATION
+)
+def test_bad_held_out_rows_are_refused(make, params, arguments, error, message):
+    assert_refused(make, params, arguments, error, message)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_begin",
+        "on_epoch_begin",
+        "on_batch_begin",
+        "on_grad_computed",
+        "on_batch_end",
+        "on_epoch_end",
+        "on_train_end",
+    ],
+)
+def test_a_callback_that_raises_leaves_the_last_fit_whole(hook):
+    callback = type("Raises", (Callback,), {hook: _raise})()
+    assert_refused(
+        regressor, {"callbacks": [callback]}, {}, KeyError, r"'from the callback'"
+    )
+
+
+def _raise(*args, **kwargs):
+    raise KeyError("from the callback")
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError])
+def test_not_even_an_exit_takes_the_last_fit_away(error):
+    class Leaves(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise error("now")
+
+    assert_refused(regressor, {"callbacks": [Leaves()]}, {}, error, "now")
+
+
+def test_a_scorer_that_raises_leaves_the_last_fit_whole():
+    def scorer(estimator, X, y):
+        raise ArithmeticError("no score")
+
+    params = {"scoring": scorer, "early_stopping": True}
+    assert_refused(regressor, params, {}, ArithmeticError, "no score")

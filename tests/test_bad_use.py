@@ -1,0 +1,105 @@
+"""Models that are used too early, or with other columns than they were fitted on."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from refusals import (
+    LABELS,
+    X,
+    Y,
+    classifier,
+    learnt_by,
+    regressor,
+    target,
+    with_value,
+)
+from sklearn.exceptions import NotFittedError
+
+METHODS = [
+    *[(regressor, name) for name in ["predict", "transform"]],
+    *[
+        (classifier, name)
+        for name in ["predict", "predict_proba", "decision_function", "transform"]
+    ],
+]
+
+
+@pytest.mark.parametrize(("make", "method"), METHODS)
+def test_a_model_must_be_fitted_first(make, method):
+    model = make()
+    message = (
+        rf"^This {type(model).__name__} instance is not fitted yet\. Call 'fit' with "
+        r"appropriate arguments before using this estimator\.$"
+    )
+    with pytest.raises(NotFittedError, match=message):
+        getattr(model, method)(X)
+    with pytest.raises(NotFittedError, match=message):
+        _ = model.backbone_
+
+
+@pytest.mark.parametrize(("make", "method"), METHODS)
+def test_the_columns_must_be_those_of_fit(make, method):
+    model = make()
+    model.fit(X, target(model))
+    with pytest.raises(
+        ValueError,
+        match=rf"^X has 3 features, but {type(model).__name__} is expecting 4 features "
+        r"as input\.$",
+    ):
+        getattr(model, method)(X[:, :3])
+    with pytest.raises(ValueError, match=r"^Input X contains NaN\."):
+        getattr(model, method)(with_value(X, np.nan))
+
+
+def test_the_names_of_the_columns_must_be_those_of_fit():
+    model = regressor().fit(pd.DataFrame(X, columns=list("abcd")), Y)
+    expected = model.predict(pd.DataFrame(X, columns=list("abcd")))
+    with pytest.raises(
+        ValueError,
+        match=r"^The feature names should match those that were passed during fit\.\n"
+        r"Feature names unseen at fit time:\n- e\n"
+        r"Feature names seen at fit time, yet now missing:\n- d\n$",
+    ):
+        model.predict(pd.DataFrame(X, columns=list("abce")))
+    np.testing.assert_array_equal(
+        model.predict(pd.DataFrame(X, columns=list("abcd"))), expected
+    )
+
+
+def test_numbers_beyond_the_precision_of_the_model_are_refused_in_predict():
+    model = regressor(dtype="float32").fit(X, Y)
+    with pytest.raises(
+        ValueError,
+        match=r"^predictions are not finite; X holds values far outside of those in "
+        r"the training rows\.$",
+    ):
+        model.predict(with_value(X, 1e300))
+
+
+def test_a_warm_start_takes_the_shapes_and_labels_of_the_first_fit_alone():
+    for make, arguments, message in [
+        (
+            regressor,
+            {"X": X[:, :3]},
+            r"X has 3 features, but CFLLRegressor is expecting 4 features as input\.",
+        ),
+        (
+            regressor,
+            {"y": np.column_stack([Y, -Y])},
+            r"y has shape \(60, 2\) but the y of the training has shape "
+            r"\(n_samples,\); pass the same outputs\.",
+        ),
+        (
+            classifier,
+            {"y": np.where(Y > 1, "perhaps", LABELS)},
+            r"y holds the label 'perhaps', none of the classes \['no', 'yes'\] of the "
+            r"training; leave its rows out\.",
+        ),
+    ]:
+        model = make(warm_start=True)
+        model.fit(X, target(model))
+        predictions, learnt = model.predict(X), learnt_by(model)
+        with pytest.raises(ValueError, match=rf"^{message}$"):
+            model.fit(**{"X": X, "y": target(model), **arguments})
+        assert all(learnt_by(model)[name] is learnt[name] for name in learnt)
+        np.testing.assert_array_equal(model.predict(X), predictions)
