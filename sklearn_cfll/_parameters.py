@@ -64,7 +64,7 @@ class Parameters(BaseEstimator):
         backbone: Any = None,
         *,
         alpha: Any = "auto",
-        prox: Any = "auto",
+        prox: Any = (1.0, 100.0),
         update_order: str = "head_first",
         optimizer: Any = "adamw",
         lr: Any = "auto",

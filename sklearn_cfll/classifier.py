@@ -81,7 +81,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         backbone: Any = None,
         *,
         alpha: Any = "auto",
-        prox: Any = "auto",
+        prox: Any = (1.0, 100.0),
         update_order: str = "head_first",
         optimizer: Any = "adamw",
         lr: Any = "auto",

@@ -128,10 +128,11 @@ class ClosedFormHead(nn.Module):
         solved = head.solved & head.bias.isfinite().all()
         self.weight = torch.where(solved, head.weight, self.weight)
         self.bias = torch.where(solved, head.bias, self.bias)
-        self.n_failures = self.n_failures + ~solved
-        self.slope = None
+        self.n_failures.add_(~solved)
         if head.weight_slope is not None and head.bias_slope is not None:
             self.slope = (head.weight_slope, head.bias_slope)
+        elif self.slope is not None:
+            self.slope = None
         return self
 
     def _look_at(

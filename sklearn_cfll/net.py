@@ -72,7 +72,7 @@ class CFLLNet(NeuralNet):
         Columns of the targets.
     alpha : float or Tensor of shape (n_outputs,), default=0.01
         Ridge of the head relative to the mean feature energy.
-    prox : float, (start, end) or "auto", default="auto"
+    prox : float, (start, end) or "auto", default=(1.0, 100.0)
         Pull of each solution to the last head; a pair is annealed geometrically, and
         "auto" follows how well each head predicts the next batch.
     update_order : {"head_first", "backbone_first"}, default="head_first"
@@ -104,7 +104,7 @@ class CFLLNet(NeuralNet):
         n_features: int,
         n_outputs: int,
         alpha: float | Tensor = 1e-2,
-        prox: str | float | tuple[float, float] = "auto",
+        prox: str | float | tuple[float, float] = (1.0, 100.0),
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
         train_score: Callable[..., Tensor] | None = None,
@@ -112,7 +112,7 @@ class CFLLNet(NeuralNet):
         decode: Callable[[np.ndarray], np.ndarray] | None = None,
         criterion: Any = SquaredLoss,
         optimizer: Any = torch.optim.AdamW,
-        lr: float = 1e-2,
+        lr: float = 2e-2,
         train_split: Any = None,
         iterator_train: Any = None,
         iterator_valid: Any = None,

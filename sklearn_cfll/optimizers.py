@@ -142,10 +142,10 @@ class NoOptimizer(Optimizer):
 
 # name: (what makes it, the rate that "auto" stands for)
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], float]] = {
-    "adamw": (torch.optim.AdamW, 1e-2),
-    "adam": (torch.optim.Adam, 1e-2),
-    "nadam": (torch.optim.NAdam, 1e-2),
-    "radam": (torch.optim.RAdam, 1e-2),
+    "adamw": (torch.optim.AdamW, 2e-2),
+    "adam": (torch.optim.Adam, 2e-2),
+    "nadam": (torch.optim.NAdam, 2e-2),
+    "radam": (torch.optim.RAdam, 2e-2),
     "rmsprop": (torch.optim.RMSprop, 3e-3),
     "adagrad": (torch.optim.Adagrad, 3e-2),
     "sgd": (_sgd, 1e-1),
@@ -153,7 +153,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], float]] = {
     "lbfgs": (torch.optim.LBFGS, 1.0),
 }
 
-_RATE_OF_UNNAMED = 1e-2
+_RATE_OF_UNNAMED = 2e-2
 
 
 def optimizer_factory(

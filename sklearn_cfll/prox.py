@@ -54,15 +54,15 @@ class PrequentialProx:
 
     Parameters
     ----------
-    start : float, default=3.0
-    rate : float, default=0.05
+    start : float, default=1.0
+    rate : float, default=0.1
         Most that the logarithm moves in a step, about.
     """
 
     _MEMORY = (0.9, 0.99)
     _MOST = 1e4
 
-    def __init__(self, start: float = 3.0, rate: float = 0.05) -> None:
+    def __init__(self, start: float = 1.0, rate: float = 0.1) -> None:
         self.value: float | Tensor = start
         self.rate = rate
         self.n_learnt = 0

@@ -34,11 +34,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.datasets import make_friedman1
     >>> from sklearn_cfll import CFLLRegressor
-    >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = CFLLRegressor(random_state=0).fit(X[:300], y[:300])
-    >>> bool(model.score(X[300:], y[300:]) > 0.4)
+    >>> X, y = make_friedman1(700, random_state=0)
+    >>> model = CFLLRegressor(random_state=0).fit(X[:500], y[:500])
+    >>> bool(model.score(X[500:], y[500:]) > 0.9)
     True
     """
 

@@ -22,7 +22,7 @@ def invalid(name, value, wanted, *, make=regressor, shown=None):
 
 
 POSITIVE_PROX = (
-    r"a float in the range \(0\.0, inf\), an instance of 'tuple', an instance of "
+    r"a str among \{'auto'\}, a float in the range \(0\.0, inf\), an instance of 'tuple', an instance of "
     r"'list' or an instance of 'numpy\.ndarray'"
 )
 ALPHA = r"a str among \{'auto'\}, a float in the range \[0\.0, inf\) or an array-like"
@@ -82,7 +82,7 @@ OUT_OF_TABLE = [
 NOT_POSITIVE = (
     r"prox must be positive and finite, at its start and its end; got \({}\)\."
 )
-NO_PAIR = r"prox must be a number or a pair \(start, end\), got {}\."
+NO_PAIR = r"prox must be 'auto', a number or a pair \(start, end\), got {}\."
 NO_ALPHAS = (
     r"alpha must be a number, 'auto' or one number for each output \(1 here\), got {}\."
 )
@@ -178,7 +178,7 @@ BY_THE_PACKAGE = [
     case(
         "a schedule that gives NaN",
         FloatingPointError,
-        r"training diverged in epoch 2: the loss is nan; decrease lr \(now 0\.01\), "
+        r"training diverged in epoch 2: the loss is nan; decrease lr \(now 0\.02\), "
         r"increase prox, or scale X\.",
         params={"lr_schedule": lambda progress: float("nan")},
     ),

@@ -53,7 +53,7 @@ class ProximalHead(NamedTuple):
     weight : Tensor of shape (..., d, k)
     bias : Tensor of shape (..., k)
     solved : Tensor of shape (...)
-        Whether the system had a Cholesky factor; where not, the rest is
+        Whether the system had a Cholesky factor; where not, weight and bias are
         not-a-number.
         It stays on the device, so that nothing need be waited for.
     weight_slope, bias_slope : Tensor or None
@@ -115,7 +115,7 @@ def proximal_update(
     residual = (
         targets.to(weight.dtype) - torch.matmul(wide, weight) - bias[..., None, :]
     )
-    return proximal_step(
+    head = proximal_step(
         wide,
         residual,
         weight,
@@ -125,6 +125,11 @@ def proximal_update(
         sample_weight=sample_weight,
         with_slope=with_slope,
         mixed=features.dtype == torch.float32,
+    )
+    solved = head.solved[..., None, None]
+    return head._replace(
+        weight=torch.where(solved, head.weight, torch.nan),
+        bias=torch.where(solved[..., 0], head.bias, torch.nan),
     )
 
 
@@ -157,6 +162,7 @@ def proximal_step(
     Returns
     -------
     head : ProximalHead
+        Arbitrary where it is not ``solved``.
     """
     if sample_weight is not None:
         sample_weight = sample_weight.to(weight.dtype)
@@ -183,10 +189,8 @@ def proximal_step(
         bias_step: Tensor = rest / (1 + pull[..., None])
         return bias_step
 
-    solved = system.solved()
     centred_residual = _centred(residual, residual_mean, centring, sample_weight)
     step = system.step(centred_residual, weight)
-    step = torch.where(solved[..., None, None], step, torch.nan)
     bias_step = bias_of(step, residual_mean)
     slopes: tuple[Tensor, ...] = ()
     if with_slope:
@@ -199,7 +203,7 @@ def proximal_step(
             -system.pull * step - feature_mean[..., :, None] * shared[..., None, :]
         )
         slopes = (weight_slope, bias_of(weight_slope, bias_side))
-    return ProximalHead(weight + step, bias + bias_step, solved, *slopes)
+    return ProximalHead(weight + step, bias + bias_step, system.solved(), *slopes)
 
 
 class _System:
