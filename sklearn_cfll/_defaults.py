@@ -21,10 +21,10 @@ _FULL_BATCH_ROWS = 64
 
 
 def batch_size(n_samples: int) -> int:
-    """Rows in a batch: about fifty batches an epoch, from 32 to 256 rows."""
+    """Rows in a batch: about thirty batches an epoch, from 32 to 256 rows."""
     if n_samples <= _FULL_BATCH_ROWS:
         return n_samples
-    return min(256, max(32, 2 ** round(math.log2(n_samples / 50))))
+    return min(256, max(32, 2 ** round(math.log2(n_samples / 32))))
 
 
 def max_epochs(n_batches: int) -> int:

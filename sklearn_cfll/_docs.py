@@ -46,7 +46,7 @@ lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
     skorch ``LRScheduler`` among the callbacks rules alone.
 batch_size : int, "auto" or "full", default="auto"
     Rows in a batch, evened out so that none is a small rest. "auto" makes about
-    fifty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"
+    thirty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"
     takes all rows at each step.
 max_epochs : int or "auto", default="auto"
     Passes over the rows. "auto" makes about 1,000 steps, in 8 to 100 epochs.
