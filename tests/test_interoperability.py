@@ -207,9 +207,7 @@ def test_sample_weight_is_routed_to_fit_and_score(table):
     with sklearn.config_context(enable_metadata_routing=True):
         model = regressor().set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
-        result = cross_validate(
-            make_pipeline(model), X, y, cv=folds, params={"sample_weight": weight}
-        )
+        result = cross_validate(model, X, y, cv=folds, params={"sample_weight": weight})
     np.testing.assert_array_equal(result["test_score"], expected)
 
 

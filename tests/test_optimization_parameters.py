@@ -15,10 +15,10 @@ from torch import nn
 from sklearn_cfll.optimizers import MuonWithAdamW
 
 OPTIMIZERS = {
-    "adamw": (torch.optim.AdamW, 1e-2),
-    "adam": (torch.optim.Adam, 1e-2),
-    "nadam": (torch.optim.NAdam, 1e-2),
-    "radam": (torch.optim.RAdam, 1e-2),
+    "adamw": (torch.optim.AdamW, 2e-2),
+    "adam": (torch.optim.Adam, 2e-2),
+    "nadam": (torch.optim.NAdam, 2e-2),
+    "radam": (torch.optim.RAdam, 2e-2),
     "rmsprop": (torch.optim.RMSprop, 3e-3),
     "adagrad": (torch.optim.Adagrad, 3e-2),
     "sgd": (torch.optim.SGD, 1e-1),
