@@ -18,7 +18,8 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+# The last is included by another page.
+exclude_patterns = ["_build", "benchmarks/time_to_quality.rst"]
 default_role = "code"
 
 # A broken reference is an error, except to packages whose index isn't at hand.
