@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
-from sklearn_cfll._device import device_or_cpu, seeded
+from sklearn_cfll._device import device_or_cpu, lapack_on_one_thread, seeded
 from sklearn_cfll._final import solve_head
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem, state_problem
@@ -93,7 +93,8 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             if not again:
                 self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
             problem = state_problem(self, train, held_out)
-            with seeded(problem.seed, problem.batches.device):
+            device = problem.batches.device
+            with lapack_on_one_thread(), seeded(problem.seed, device):
                 net = build_net(self, problem, self.net_.module_ if again else None)
                 self._train(net, problem)
             self._finish(net, problem)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 # Process-wide, since torch's generators are: two fits in threads would otherwise
@@ -67,6 +69,15 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     return module._apply(moved)
+
+
+def lapack_on_one_thread() -> Any:
+    """Confine SciPy's LAPACK, in a ``with``, to one thread.
+
+    A head's factorisation is too small to share, and OpenBLAS's threads would wait
+    for the cores that torch's threads hold.
+    """
+    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
 
 
 @contextmanager
