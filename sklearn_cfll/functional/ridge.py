@@ -171,7 +171,10 @@ def proximal_step(
     pull = prox * energy
     # The bias is eliminated by a Schur complement, which is a partial centring of
     # the rows: whole at prox 0, none as prox grows.
-    centring = 1 - torch.sqrt(pull / (1 + pull))
+    no_pull = isinstance(prox, float | int) and prox == 0
+    # The root has no derivative at zero, which autograd would make not-a-number.
+    root = torch.zeros_like(pull) if no_pull else torch.sqrt(pull / (1 + pull))
+    centring = 1 - root
     feature_mean = _mean(features, sample_weight, total)
     residual_mean = _mean(residual, sample_weight, total)
     rows = _centred(features, feature_mean, centring, sample_weight)
