@@ -3,16 +3,28 @@
 from sklearn_cfll.backbones import MLP, TorchBackbone
 from sklearn_cfll.classifier import CFLLClassifier
 from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.kalman import KalmanUpdate
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.regressor import CFLLRegressor
+from sklearn_cfll.updates import (
+    BatchRidgeUpdate,
+    HeadUpdate,
+    ProximalUpdate,
+    RunningAverageUpdate,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "BatchRidgeUpdate",
     "CFLLClassifier",
     "CFLLNet",
     "CFLLRegressor",
     "ClosedFormHead",
+    "HeadUpdate",
+    "KalmanUpdate",
+    "ProximalUpdate",
+    "RunningAverageUpdate",
     "TorchBackbone",
 ]

@@ -23,7 +23,7 @@ from sklearn_cfll.callbacks import BestState, Patience, Progress
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.net import CFLLNet, Network
-from sklearn_cfll.optimizers import optimizer_factory
+from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 
 
 def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
@@ -42,6 +42,12 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         estimator.optimizer_params,
         network.backbone,
     )
+    if searches_along_lines(factory) and estimator.batch_size != "full":
+        raise ValueError(
+            f"optimizer {estimator.optimizer!r} needs batch_size='full', got "
+            f"batch_size={estimator.batch_size!r}: it compares losses along a line, "
+            "which are of all rows or of little use."
+        )
     callbacks = _callbacks(estimator, held_out is not None)
     schedule = estimator.lr_schedule
     if any(issubclass(_kind(callback), LRScheduler) for callback in callbacks):
@@ -50,7 +56,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "n_features": network.head.weight.shape[0],
         "n_outputs": network.head.weight.shape[1],
         "alpha": _alpha_in_training(estimator.alpha, network.head),
-        "prox": check_prox(estimator.prox),
+        "prox": check_prox(estimator.prox, estimator.batch_size),
         "update_order": estimator.update_order,
         "lr_schedule": schedule,
         "train_score": estimator._train_score,

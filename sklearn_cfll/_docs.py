@@ -24,14 +24,17 @@ prox : float, (start, end) or "auto", default=(1.0, 100.0)
     energy (the paper's lambda). A pair is annealed geometrically over the training:
     fast learning first, averaging over many batches in the end. "auto" starts at 1
     and follows the slope of an honest loss, that of each head on the batch after it;
-    it does as well as the default, at a sixth more of a step's time.
+    it does as well as the default, at a sixth more of a step's time. 0 is for
+    ``batch_size="full"`` alone: the deterministic method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
     after it, with two (the paper's algorithm 1).
 optimizer : str, class or callable, default="adamw"
     "adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd" (momentum 0.9),
-    "muon" (AdamW on all that isn't a matrix; needs torch 2.9) or "lbfgs"; or what
-    makes an optimizer when called as ``optimizer(params, lr=...)``.
+    "muon" (AdamW on all that isn't a matrix; needs torch 2.9) or "lbfgs" (strong
+    Wolfe line search, each trial with its own head: with ``prox=0`` variable
+    projection; needs ``batch_size="full"``); or what makes an optimizer when called
+    as ``optimizer(params, lr=...)``.
 lr : float or "auto", default="auto"
     Rate of the backbone's steps. "auto" is 0.02 for the Adam family, 0.1 for "sgd",
     0.02 for "muon", 1 for "lbfgs", 0.003 for "rmsprop", 0.03 for "adagrad" and 0.02
@@ -70,7 +73,8 @@ device : str or torch.device, default="auto"
 callbacks : list of skorch callbacks, default=None
     Copied; the trained ones stand in ``net_.callbacks_``.
 net_params : dict, default=None
-    Further arguments of :class:`CFLLNet`, such as ``{"compile": True}``.
+    Further arguments of :class:`CFLLNet`, such as ``{"compile": True}`` or
+    ``{"head_update": KalmanUpdate()}``.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head.
 random_state : int, RandomState or None, default=None

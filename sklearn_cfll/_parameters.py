@@ -26,7 +26,7 @@ class Parameters(BaseEstimator):
         ],
         "prox": [
             StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
+            Interval(Real, 0, None, closed="left"),
             tuple,
             list,
             np.ndarray,

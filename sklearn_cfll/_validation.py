@@ -120,14 +120,24 @@ def _as_floats(value: Any, name: str, wanted: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} must be {wanted}, got {value!r}.") from None
 
 
-def check_prox(prox: Any) -> str | float | tuple[float, float]:
-    """Give prox as "auto", a float or a pair of floats, all positive."""
+def check_prox(prox: Any, batch_size: int | str) -> str | float | tuple[float, float]:
+    """Give prox as "auto", a float or a pair of floats, all positive.
+
+    A single zero passes where each batch is all rows.
+    """
     if isinstance(prox, str) and prox == "auto":
         return prox
     wanted = "'auto', a number or a pair (start, end)"
     pair = _as_floats(prox, "prox", wanted)
     if pair.shape not in ((), (2,)):
         raise ValueError(f"prox must be {wanted}, got {prox!r}.")
+    if pair.ndim == 0 and pair == 0:
+        if batch_size == "full":
+            return 0.0
+        raise ValueError(
+            f"prox=0 needs batch_size='full', got batch_size={batch_size!r}: without a "
+            "pull each head would fit its minibatch alone."
+        )
     if not np.isfinite(pair).all() or (pair <= 0).any():
         raise ValueError(
             f"prox must be positive and finite, at its start and its end; got {prox!r}."

@@ -123,17 +123,38 @@ class ClosedFormHead(nn.Module):
             with_slope=learns,
             mixed=features.dtype == torch.float32,
         )
-        # New tensors, not writes in place: autograd may hold the last ones. The
-        # choice is made on the device, without a look at the values.
-        solved = head.solved & head.bias.isfinite().all()
-        self.weight = torch.where(solved, head.weight, self.weight)
-        self.bias = torch.where(solved, head.bias, self.bias)
-        self.n_failures.add_(~solved)
+        self.replace_(head.weight, head.bias, head.solved)
         if head.weight_slope is not None and head.bias_slope is not None:
             self.slope = (head.weight_slope, head.bias_slope)
         elif self.slope is not None:
             self.slope = None
         return self
+
+    @torch.no_grad()
+    def replace_(
+        self, weight: Tensor, bias: Tensor, solved: Tensor | bool = True
+    ) -> Tensor:
+        """Take a new solution; one that is not finite leaves the head as it is.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (d, k)
+        bias : Tensor of shape (k,)
+        solved : Tensor of shape () or bool, default=True
+            False counts as a failure, too.
+
+        Returns
+        -------
+        solved : Tensor of shape ()
+            Whether the solution was taken; it stays on the device.
+        """
+        # New tensors, not writes in place: autograd may hold the last ones. The
+        # choice is made on the device, without a look at the values.
+        taken = bias.isfinite().all() & solved
+        self.weight = torch.where(taken, weight, self.weight)
+        self.bias = torch.where(taken, bias, self.bias)
+        self.n_failures.add_(~taken)
+        return taken
 
     def _look_at(
         self, features: Tensor, targets: Tensor

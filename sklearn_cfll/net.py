@@ -22,8 +22,9 @@ from sklearn_cfll.optimizers import (
     SCHEDULES,
     NoOptimizer,
     has_learnable_parameters,
+    searches_along_lines,
 )
-from sklearn_cfll.prox import as_prox
+from sklearn_cfll.updates import HeadUpdate, ProximalUpdate
 
 
 class Network(nn.Module):
@@ -75,6 +76,9 @@ class CFLLNet(NeuralNet):
     prox : float, (start, end) or "auto", default=(1.0, 100.0)
         Pull of each solution to the last head; a pair is annealed geometrically, and
         "auto" follows how well each head predicts the next batch.
+    head_update : HeadUpdate, default=None
+        Another rule by which a batch moves the head, such as ``KalmanUpdate()``; it
+        then rules alone, and ``alpha`` and ``prox`` are not used. It is copied.
     update_order : {"head_first", "backbone_first"}, default="head_first"
         Whether a step solves the head before the backbone's gradient step, with one
         forward pass, or after it, with two (the paper's algorithm 1).
@@ -105,6 +109,7 @@ class CFLLNet(NeuralNet):
         n_outputs: int,
         alpha: float | Tensor = 1e-2,
         prox: str | float | tuple[float, float] = (1.0, 100.0),
+        head_update: HeadUpdate | None = None,
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
         train_score: Callable[..., Tensor] | None = None,
@@ -124,6 +129,7 @@ class CFLLNet(NeuralNet):
         self.n_outputs = n_outputs
         self.alpha = alpha
         self.prox = prox
+        self.head_update = head_update
         self.update_order = update_order
         self.lr_schedule = lr_schedule
         self.train_score = train_score
@@ -144,6 +150,7 @@ class CFLLNet(NeuralNet):
 
     module_: Any
     optimizer_: Any
+    last_: Any
 
     # Building -------------------------------------------------------------------
 
@@ -225,7 +232,8 @@ class CFLLNet(NeuralNet):
         """Train; counts the steps for the schedules."""
         epochs = self.max_epochs if epochs is None else epochs
         self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0
-        self.prox_rule_, self.module_.head.slope = as_prox(self.prox), None
+        self.head_update_ = self._own_update()
+        self.searches_ = searches_along_lines(self.optimizer_)
         self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
         callbacks = [callback for _, callback in self.callbacks_]
         self.batch_listeners_ = any(
@@ -238,16 +246,30 @@ class CFLLNet(NeuralNet):
         self.progress_ = [c for c in callbacks if isinstance(c, Progress)]
         return super().fit_loop(X, y, epochs=epochs, **kwargs)
 
+    def _own_update(self) -> HeadUpdate:
+        if self.head_update is None:
+            return ProximalUpdate(self.alpha, self.prox)
+        if not isinstance(self.head_update, HeadUpdate):
+            raise TypeError(
+                "head_update must be None or a HeadUpdate, such as KalmanUpdate(); got "
+                f"{self.head_update!r}."
+            )
+        return copy.deepcopy(self.head_update)
+
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Take one step of the backbone and of the head."""
         progress = self.step_ / self.n_steps_
         self._set_rates(progress)
-        self.prox_ = self.prox_rule_.at(self.step_ / max(1, self.n_steps_ - 1))
+        self.head_progress_ = self.step_ / max(1, self.n_steps_ - 1)
         if self.step_ == 0:
             self._start_head(batch)
         first: list[dict[str, Any]] = []
+        if self.searches_:
+            self._remember_head()
 
         def closure() -> Tensor:
+            if first and self.searches_:
+                self._recall_head()
             self.optimizer_.zero_grad()
             step = self.train_step_single(batch)
             first.append(step)
@@ -258,10 +280,12 @@ class CFLLNet(NeuralNet):
                     batch=batch,
                     training=True,
                 )
-            return step["loss"]
+            return step.get("objective", step["loss"])
 
         self.optimizer_.step(closure)
-        if self.update_order == "backbone_first":
+        if self.searches_:
+            self._recall_head()  # the last trial need not be the one that was kept
+        if self.searches_ or self.update_order == "backbone_first":
             with torch.no_grad():
                 self._update_head(batch, self.module_.backbone(batch[0]["X"]))
         self.step_ += 1
@@ -283,9 +307,15 @@ class CFLLNet(NeuralNet):
         # (the envelope theorem; theorems 1 and 2 of the paper).
         predictions = self.module_.head(features)
         loss = self.get_loss(predictions, targets, X=inputs, training=True)
+        step = {"loss": loss.detach(), "y_pred": predictions.detach()}
+        if self.searches_:
+            loss = loss + self.head_update_.penalty(
+                self.module_.head, features, inputs.get("sample_weight"), self.last_[:2]
+            )
+            step["objective"] = loss.detach()
         if loss.requires_grad:
             loss.backward()
-        return {"loss": loss.detach(), "y_pred": predictions.detach()}
+        return step
 
     def get_loss(
         self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
@@ -298,24 +328,33 @@ class CFLLNet(NeuralNet):
 
     def _update_head(self, batch: Batch, features: Tensor) -> None:
         inputs, targets = batch
-        self.module_.head.update_(
+        self.head_update_.update_(
+            self.module_.head,
             features,
             targets,
             inputs.get("sample_weight"),
-            alpha=self.alpha,
-            prox=self.prox_,
+            self.head_progress_,
         )
 
     def _start_head(self, batch: Batch) -> None:
-        """Solve a first head, unless training goes on from one."""
+        """Prepare the head and its update by the first batch."""
         inputs, targets = batch
+        with torch.no_grad():
+            features = self.module_.backbone(inputs["X"])
+        self.head_update_.start_(
+            self.module_.head, features, targets, inputs.get("sample_weight")
+        )
+
+    def _remember_head(self) -> None:
+        """Keep the head, from which every trial of a step is to start."""
         head = self.module_.head
-        if not head.weight.any():
-            with torch.no_grad():
-                features = self.module_.backbone(inputs["X"])
-            head.start_(
-                features, targets, inputs.get("sample_weight"), alpha=self.alpha
-            )
+        update = copy.deepcopy(self.head_update_)
+        self.last_ = head.weight, head.bias, head.slope, update
+
+    def _recall_head(self) -> None:
+        head = self.module_.head
+        head.weight, head.bias, head.slope, update = self.last_
+        self.head_update_ = copy.deepcopy(update)
 
     def _set_rates(self, progress: float) -> None:
         schedule: Any = self.lr_schedule
@@ -379,7 +418,8 @@ class CFLLNet(NeuralNet):
             r2 = 1 - row["train_loss"]
             row["train_score"] = r2 if self.train_score is None else score.mean()
             row["lr"] = self.optimizer_.param_groups[0].get("lr")
-            row["prox"] = float(self.prox_rule_.value)
+            if self.head_update_.prox is not None:
+                row["prox"] = self.head_update_.prox
         elif self.valid_score is not None:
             row["valid_score"] = self.valid_score(self, torch.cat(predictions))
         for name, value in row.items():
@@ -416,7 +456,7 @@ class CFLLNet(NeuralNet):
         """Let go of the optimizer and of all that holds training data."""
         self.valid_score = self.train_score = self.train_split = None
         self.optimizer_ = None
-        self.progress_ = []
+        self.progress_, self.last_ = [], None
 
     def move_to(self, device: torch.device) -> None:
         """Move the network, for predictions on another device.

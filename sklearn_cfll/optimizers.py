@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -16,6 +17,10 @@ Closure = Callable[[], Any]
 
 def _sgd(params: Any, lr: float, momentum: float = 0.9, **kwargs: Any) -> Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=momentum, **kwargs)
+
+
+# With a line search the rate is but the first length that it tries.
+_lbfgs = functools.partial(torch.optim.LBFGS, line_search_fn="strong_wolfe")
 
 
 class MuonWithAdamW(Optimizer):
@@ -150,7 +155,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], float]] = {
     "adagrad": (torch.optim.Adagrad, 3e-2),
     "sgd": (_sgd, 1e-1),
     "muon": (MuonWithAdamW, 2e-2),
-    "lbfgs": (torch.optim.LBFGS, 1.0),
+    "lbfgs": (_lbfgs, 1.0),
 }
 
 _RATE_OF_UNNAMED = 2e-2
@@ -199,6 +204,15 @@ def optimizer_factory(
         # One kernel for all tensors, on the CPU too; it knows no complex ones.
         params["fused"] = all(p.is_floating_point() for p in module.parameters())
     return factory, rate if lr == "auto" else float(lr), params
+
+
+def searches_along_lines(optimizer: Any) -> bool:
+    """Whether an optimizer, or what makes it, compares losses within a step."""
+    if isinstance(optimizer, functools.partial):
+        optimizer = optimizer.func
+    if isinstance(optimizer, type):
+        return issubclass(optimizer, torch.optim.LBFGS)
+    return isinstance(optimizer, torch.optim.LBFGS)
 
 
 def _accepts(factory: Callable[..., Any], name: str) -> bool:

@@ -22,7 +22,7 @@ def invalid(name, value, wanted, *, make=regressor, shown=None):
 
 
 POSITIVE_PROX = (
-    r"a str among \{'auto'\}, a float in the range \(0\.0, inf\), an instance of "
+    r"a str among \{'auto'\}, a float in the range \[0\.0, inf\), an instance of "
     r"'tuple', an instance of "
     r"'list' or an instance of 'numpy\.ndarray'"
 )
@@ -31,7 +31,6 @@ OUT_OF_TABLE = [
     invalid("optimizer", "adamww", r"a str among \{.*'adamw'.*\} or a callable"),
     invalid("lr_schedule", "cosin", r"a str among \{.*'cosine'.*\} or a callable"),
     invalid("update_order", "head", r"a str among \{.*'head_first'.*\}"),
-    invalid("prox", 0, POSITIVE_PROX),
     invalid("prox", -1.0, POSITIVE_PROX),
     invalid("prox", "strong", POSITIVE_PROX),
     invalid("alpha", -1.0, ALPHA),

@@ -60,3 +60,23 @@ def test_time_to_quality_writes_a_row_for_each_table(tmp_path):
     for error in results["AdamW error"]:
         assert f" {error:.4f} " in printed
         assert f"     - {error:.4f}\n" in rst
+
+
+def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):
+    printed = run_quickly("plot_paper_claims.py", tmp_path)
+    head, *rows = printed.splitlines()[:5]
+    assert head.split("  ")[0] == "table"
+    assert [row.split()[:2] for row in rows] == [
+        ["diabetes", "8"],
+        ["diabetes", "264"],
+        ["breast_cancer", "8"],
+        ["breast_cancer", "341"],
+    ]
+    cells = [re.findall(r"(\d\.\d{4}) \+- (\d\.\d{4}) (0\.\d+)", row) for row in rows]
+    assert [len(row) for row in cells] == [5] * 4
+    assert {rate for row in cells for _, _, rate in row} <= {"0.003", "0.01", "0.03"}
+    kalman = [float(row[-1][0]) for row in cells]
+    assert max(kalman[:2]) < 0.8
+    assert max(kalman[2:]) < 0.1
+    picture = (tmp_path / "plot_paper_claims.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")

@@ -80,6 +80,17 @@ class Moments:
             self.target_square + other.target_square + between * target_gap**2,
         )
 
+    def scaled(self, factor: float) -> Moments:
+        """Moments as they are when each row weighs ``factor`` times as much."""
+        return Moments(
+            factor * self.weight_sum,
+            self.feature_mean,
+            self.target_mean,
+            factor * self.gram,
+            factor * self.cross,
+            factor * self.target_square,
+        )
+
     @property
     def energy(self) -> Tensor:
         """Mean feature energy, as :func:`feature_energy` gives it."""

@@ -1,0 +1,225 @@
+"""How a minibatch moves the head: one object for each rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.ridge import feature_energy
+from sklearn_cfll.head import ClosedFormHead, as_rows
+from sklearn_cfll.prox import as_prox
+
+
+class HeadUpdate:
+    """What all rules share; a rule of one's own overrides ``update_``.
+
+    A net trains with a copy, so that one object serves many fits.
+    """
+
+    @property
+    def prox(self) -> float | None:
+        """The pull of the last update, for the history; None where there is none."""
+        return None
+
+    def start_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
+        """Prepare for a training that begins with this batch.
+
+        Parameters
+        ----------
+        head : ClosedFormHead
+            Zero, or one to go on from.
+        features : Tensor of shape (n, ..., d)
+        targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,), default=None
+        """
+
+    def update_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> None:
+        """Move the head by a batch.
+
+        Parameters
+        ----------
+        head : ClosedFormHead
+        features : Tensor of shape (n, ..., d)
+        targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,), default=None
+        progress : float, default=0.0
+            Share of the training's steps that are done, from zero to one.
+        """
+        raise NotImplementedError
+
+    def penalty(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        sample_weight: Tensor | None,
+        last: tuple[Tensor, Tensor],
+    ) -> Tensor | float:
+        """Compute what the update minimises besides the loss.
+
+        An optimizer that compares values of the loss along a line needs it.
+
+        Parameters
+        ----------
+        head : ClosedFormHead
+            As the update left it.
+        features : Tensor of shape (n, ..., d)
+        sample_weight : Tensor of shape (n,) or None
+        last : (Tensor of shape (d, k), Tensor of shape (k,))
+            Weight and bias before the update.
+
+        Returns
+        -------
+        penalty : Tensor of shape () or float
+            Averaged over the outputs, as the loss is.
+        """
+        return 0.0
+
+
+class ProximalUpdate(HeadUpdate):
+    """Solve each batch, pulled to the last head.
+
+    Parameters
+    ----------
+    alpha : float or Tensor of shape (k,), default=0.01
+        Ridge relative to the mean feature energy.
+    prox : float, (start, end) or "auto", default=(1.0, 100.0)
+        Pull relative to the mean feature energy; a pair is annealed geometrically,
+        "auto" follows how well each head predicts the next batch. Zero is for
+        batches of all rows.
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025.
+    """
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 1e-2,
+        prox: str | float | tuple[float, float] = (1.0, 100.0),
+    ) -> None:
+        self.alpha = alpha
+        self._rule = as_prox(prox)
+
+    @property
+    def prox(self) -> float:
+        """The pull of the last update."""
+        return float(self._rule.value)
+
+    def start_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
+        """Give a head that is still zero a first, well damped solution."""
+        head.slope = None
+        if not head.weight.any():
+            head.start_(features, targets, sample_weight, alpha=self.alpha)
+
+    def update_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> None:
+        """Replace the head by the proximal solution on the batch."""
+        head.update_(
+            features,
+            targets,
+            sample_weight,
+            alpha=self.alpha,
+            prox=self._rule.at(progress),
+        )
+
+    def penalty(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        sample_weight: Tensor | None,
+        last: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Compute the ridge and the pull at the head, averaged over its outputs."""
+        features, _, sample_weight = as_rows(features, features, sample_weight)
+        energy = feature_energy(features, sample_weight)
+        ridge = (self.alpha * head.weight.square().sum(0)).mean()
+        weight, bias = last
+        pull = (head.weight - weight).square().sum(0) + (head.bias - bias).square()
+        return energy * (ridge + self._rule.value * pull.mean())
+
+
+class BatchRidgeUpdate(ProximalUpdate):
+    """Solve each batch alone: the naive rule, which fits the batch's noise.
+
+    Parameters
+    ----------
+    alpha : float or Tensor of shape (k,), default=0.01
+        Ridge relative to the mean feature energy.
+    """
+
+    def __init__(self, alpha: float | Tensor = 1e-2) -> None:
+        super().__init__(alpha, 0.0)
+
+
+class RunningAverageUpdate(HeadUpdate):
+    """Solve a running sum of the batches' moments.
+
+    The moments of old batches belong to features that the backbone no longer gives.
+
+    Parameters
+    ----------
+    alpha : float or Tensor of shape (k,), default=0.01
+        Ridge relative to the mean feature energy.
+    decay : float, default=0.9
+        Share of the sum that each update keeps, in [0, 1]; at one nothing is
+        forgotten.
+    """
+
+    def __init__(self, alpha: float | Tensor = 1e-2, decay: float = 0.9) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {decay!r}.")
+        self.alpha = alpha
+        self.decay = decay
+        self.moments: Moments | None = None
+
+    def start_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
+        """Begin with an empty sum."""
+        self.moments, head.slope = None, None
+
+    @torch.no_grad()
+    def update_(
+        self,
+        head: ClosedFormHead,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> None:
+        """Add the batch's moments, and solve the ridge problem of the sum."""
+        moments = Moments.of(*as_rows(features, targets, sample_weight))
+        if self.moments is not None:
+            moments = self.moments.scaled(self.decay).merge(moments)
+        self.moments = moments
+        head.replace_(*RidgePath(moments).solve(self.alpha))
