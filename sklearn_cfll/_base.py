@@ -84,7 +84,14 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             Where a parameter, the data or the backbone can't be used. What was fitted
             before is kept.
         FloatingPointError
-            Where the training diverged.
+            Where the training diverges, again and again.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Where the training diverged and went on from an earlier state, where it was
+            interrupted (Ctrl-C), which leaves a fitted estimator, and where the
+            backbone's features don't vary.
         """
         with _all_or_nothing(self):
             again = self.warm_start and hasattr(self, "net_")
@@ -96,7 +103,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             device = problem.batches.device
             with lapack_on_one_thread(), seeded(problem.seed, device):
                 net = build_net(self, problem, self.net_.module_ if again else None)
-                self._train(net, problem)
+                net.fit(problem.batches, None)
             self._finish(net, problem)
         return self
 
@@ -119,15 +126,6 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         self._targets = self._kind_of_targets.fitted(y, weight)
         self.n_outputs_ = self._targets.n_outputs
 
-    def _train(self, net: CFLLNet, problem: Problem) -> None:
-        net.fit(problem.batches, None)
-        failures = int(net.module_.head.n_failures)
-        if failures:
-            raise FloatingPointError(
-                f"{failures} solves of the head were not positive definite; increase "
-                f"prox (now {self.prox}) or alpha (now {self.alpha})."
-            )
-
     def _finish(self, net: CFLLNet, problem: Problem) -> None:
         """Solve the exact head over all rows, and publish what was learnt."""
         network = net.module_
@@ -143,6 +141,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         kept = alpha if chosen is None else chosen
         self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
         self._calibrate(network, problem, path)
+        self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
             history = type(history)([*vars(self)["history_"], *history])

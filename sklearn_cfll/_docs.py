@@ -97,6 +97,9 @@ history_ : skorch.history.History
     the training rows are taken in passing, each batch under the head just solved.
 n_iter_ : int
     Epochs that were run.
+n_recoveries_ : int
+    Times that the training exploded and went back to an earlier state; each time its
+    rate was halved.
 n_outputs_ : int
     Columns of y.
 n_features_in_ : int

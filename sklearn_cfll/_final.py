@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_cfll.batches import TensorBatches
@@ -32,7 +34,29 @@ def stream(network: Network, batches: TensorBatches) -> Any:
 def training_path(network: Network, batches: TensorBatches) -> RidgePath:
     """Ridge path over all training rows, streamed through the moments."""
     parts = (Moments.of(*rows) for rows in stream(network, batches))
-    return RidgePath(functools.reduce(Moments.merge, parts))
+    moments = functools.reduce(Moments.merge, parts)
+    if not all(part.isfinite().all() for part in vars(moments).values()):
+        raise FloatingPointError(
+            "the trained backbone's features of the training rows are not finite, or "
+            "their squares overflow; decrease lr, or scale X."
+        )
+    path = RidgePath(moments)
+    if path.values.amax() <= path.floor and _varies(batches):
+        warnings.warn(
+            "the trained backbone gives all training rows the same features, so that "
+            "predictions are the mean of y; its units may be dead: decrease lr, scale "
+            "X, widen the backbone, or choose an activation other than ReLU.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return path
+
+
+def _varies(batches: TensorBatches) -> bool:
+    """Whether any column of X varies by more than rounding."""
+    mean, variance = batches.column_moments()
+    spacing = torch.finfo(mean.dtype).eps * batches.n_samples
+    return bool((variance > (spacing * mean) ** 2).any())
 
 
 @torch.no_grad()
@@ -138,10 +162,14 @@ def solve_head(
         best = _largest_of_the_best(score)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
-    if current is not None and not errors.mean() <= current.mean():
-        return path, None
-    weight, bias = path.solve(alpha)
     head = network.head
+    if current is not None and not errors.mean() <= current.mean():
+        # Few held-out rows may like a head that fits nothing.
+        moments = path.moments
+        usual = moments.target_square.mean() / moments.weight_sum
+        if moments.error_of(head.weight, head.bias).mean() <= usual:
+            return path, None
+    weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
     alpha = np.asarray(alpha, dtype=float).ravel()
     return path, float(alpha[0]) if alpha.size == 1 else alpha

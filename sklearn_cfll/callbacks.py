@@ -120,6 +120,10 @@ class Progress(Callback):
         """Move on by a step; tqdm draws a few times a second at most."""
         self.bar_.update()
 
+    def on_undo(self, n_steps: int) -> None:
+        """Go back by the steps of a pass that is run again."""
+        self.bar_.update(-n_steps)
+
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Show the epoch's loss and score."""
         row = net.history[-1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import TeeGenerator, to_device
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from sklearn_cfll.batches import Batch, TensorBatches
-from sklearn_cfll.callbacks import Progress
+from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import SquaredLoss, Tally
 from sklearn_cfll.optimizers import (
@@ -24,6 +26,7 @@ from sklearn_cfll.optimizers import (
     has_learnable_parameters,
     searches_along_lines,
 )
+from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
 from sklearn_cfll.updates import HeadUpdate, ProximalUpdate
 
 
@@ -55,6 +58,10 @@ class Network(nn.Module):
         predictions : Tensor of shape (n, ..., k)
         """
         return self.head(self.backbone(X))
+
+
+class _StepUndone(Exception):  # noqa: N818 (no error: the pass starts again)
+    """The training went back to an earlier state."""
 
 
 class CFLLNet(NeuralNet):
@@ -224,6 +231,8 @@ class CFLLNet(NeuralNet):
             n_batches = dataset.n_batches
         if training:
             self.n_steps_ = max(1, self.epochs_ * n_batches)
+            if isinstance(dataset, TensorBatches):
+                self.recovery_.set_energy(dataset.encoded)
         return iterator
 
     # Training -------------------------------------------------------------------
@@ -235,6 +244,23 @@ class CFLLNet(NeuralNet):
         self.head_update_ = self._own_update()
         self.searches_ = searches_along_lines(self.optimizer_)
         self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
+        self._listen()
+        self.recovery_, self.starting_ = Recovery(self), True
+        self.n_earlier_epochs_ = len(self.history)
+        try:
+            super().fit_loop(X, y, epochs=epochs, **kwargs)
+        except KeyboardInterrupt as stop:
+            if self.recovery_.check(self) is not None:
+                self.recovery_.restore(self)
+            if not isinstance(stop, StopTraining):
+                self._end_interrupted()
+            self.recovery_.finish()
+            raise  # skorch ends the training by it
+        self.recovery_.finish()
+        return self
+
+    def _listen(self) -> None:
+        """Note what the callbacks want to hear of, since a step is short."""
         callbacks = [callback for _, callback in self.callbacks_]
         self.batch_listeners_ = any(
             _overrides(callback, "on_batch_begin", "on_batch_end")
@@ -244,7 +270,34 @@ class CFLLNet(NeuralNet):
             _overrides(callback, "on_grad_computed") for callback in callbacks
         )
         self.progress_ = [c for c in callbacks if isinstance(c, Progress)]
-        return super().fit_loop(X, y, epochs=epochs, **kwargs)
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Tell the callbacks; one that interrupts after an epoch stops the training."""
+        if method_name in ("on_epoch_begin", "on_epoch_end"):
+            self.epoch_ended_ = method_name == "on_epoch_end"
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt as stop:
+            if method_name == "on_epoch_end":
+                raise StopTraining from stop
+            raise
+
+    def _end_interrupted(self) -> None:
+        """Warn, and leave no row of an epoch that wasn't ended."""
+        epoch = len(self.history) - self.n_earlier_epochs_
+        if epoch and not self.epoch_ended_:
+            del self.history[-1]
+        warnings.warn(
+            f"training was interrupted in epoch {max(1, epoch)} of {self.epochs_}; the "
+            "best state so far is kept.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+    @property
+    def n_recoveries_(self) -> int:
+        """Times that the training went back to an earlier state."""
+        return self.recovery_.n_recoveries
 
     def _own_update(self) -> HeadUpdate:
         if self.head_update is None:
@@ -261,8 +314,9 @@ class CFLLNet(NeuralNet):
         progress = self.step_ / self.n_steps_
         self._set_rates(progress)
         self.head_progress_ = self.step_ / max(1, self.n_steps_ - 1)
-        if self.step_ == 0:
+        if self.starting_:
             self._start_head(batch)
+            self.starting_ = False
         first: list[dict[str, Any]] = []
         if self.searches_:
             self._remember_head()
@@ -282,7 +336,7 @@ class CFLLNet(NeuralNet):
                 )
             return step.get("objective", step["loss"])
 
-        self.optimizer_.step(closure)
+        self.recovery_.step(self.optimizer_, closure)
         if self.searches_:
             self._recall_head()  # the last trial need not be the one that was kept
         if self.searches_ or self.update_order == "backbone_first":
@@ -373,10 +427,35 @@ class CFLLNet(NeuralNet):
         step_fn: Callable[..., Any],
         **fit_params: Any,
     ) -> None:
-        """Run one pass; values stay on the device until its end."""
+        """Run one pass; one of training that explodes is undone and run again."""
         if iterator is None:
             return
         self._set_training(training)
+        if not training:
+            self._record(prefix, *self._run_pass(iterator, False, step_fn, fit_params))
+            return
+        first_step = self.step_
+        while True:
+            try:
+                tallies = self._run_pass(iterator, True, step_fn, fit_params)
+                break
+            except _StepUndone:
+                for progress in self.progress_:
+                    progress.on_undo(self.step_ - first_step)
+                self.step_, self.starting_ = first_step, True
+                self.history[-1]["batches"].clear()
+        if not self.batch_listeners_:
+            self.history.new_batch()  # skorch's Checkpoint looks for one
+        self._record(prefix, *tallies)
+
+    def _run_pass(
+        self,
+        iterator: Any,
+        training: bool,
+        step_fn: Callable[..., Any],
+        fit_params: dict[str, Any],
+    ) -> tuple[Tally, Tally, list[Tensor]]:
+        """Take all batches; values stay on the device until it is time to check."""
         loss, score = Tally(), Tally()
         predictions = []
         for given in iterator:
@@ -384,7 +463,7 @@ class CFLLNet(NeuralNet):
             inputs, targets = batch
             if self.batch_listeners_:
                 self.notify("on_batch_begin", batch=batch, training=training)
-            step = step_fn(batch, **fit_params)
+            step = self._try_step(step_fn, batch, fit_params)
             weight = inputs.get("sample_weight")
             size = len(targets) if weight is None else weight.sum()
             loss.add(step["loss"], size)
@@ -393,15 +472,45 @@ class CFLLNet(NeuralNet):
             elif self.train_score is not None:
                 score.add(self.train_score(step["y_pred"], targets, weight), size)
             if self.batch_listeners_:
+                prefix = "train" if training else "valid"
                 self.history.record_batch(f"{prefix}_loss", step["loss"].item())
                 self.history.record_batch(f"{prefix}_batch_size", len(targets))
                 self.notify("on_batch_end", batch=batch, training=training, **step)
             if training:
                 for progress in self.progress_:
                     progress.on_step()
-        if training and not self.batch_listeners_:
-            self.history.new_batch()  # skorch's Checkpoint looks for one
-        self._record(prefix, loss, score, predictions)
+                if self.recovery_.watch(step["loss"]):
+                    self._check()
+        if training and self._must_check(loss):
+            self._check()
+        return loss, score, predictions
+
+    def _must_check(self, loss: Tally) -> bool:
+        """Whether a pass may not end unchecked; one of few steps may."""
+        return (
+            self.train_split is not None
+            or self.step_ >= self.n_steps_
+            or self.recovery_.n_waiting >= FEW_STEPS
+            or not np.isfinite(loss.mean())
+        )
+
+    def _try_step(
+        self, step_fn: Callable[..., Any], batch: Batch, fit_params: dict[str, Any]
+    ) -> Any:
+        """Take a step; one that LAPACK gives up on is undone."""
+        try:
+            return step_fn(batch, **fit_params)
+        except torch.linalg.LinAlgError:
+            self._undo(unsolved(self))
+
+    def _check(self) -> None:
+        trouble = self.recovery_.check(self)
+        if trouble is not None:
+            self._undo(trouble)
+
+    def _undo(self, trouble: Trouble) -> NoReturn:
+        self.recovery_.undo(self, trouble)
+        raise _StepUndone
 
     def _record(
         self, prefix: str, loss: Tally, score: Tally, predictions: list[Tensor]
@@ -409,15 +518,10 @@ class CFLLNet(NeuralNet):
         """Write the epoch's row of the history."""
         row: dict[str, Any] = {f"{prefix}_loss": loss.mean()}
         if prefix == "train":
-            if not np.isfinite(row["train_loss"]):
-                raise FloatingPointError(
-                    f"training diverged in epoch {len(self.history)}: the loss is "
-                    f"{row['train_loss']}; decrease lr (now {self.lr:g}), increase "
-                    "prox, or scale X."
-                )
             r2 = 1 - row["train_loss"]
             row["train_score"] = r2 if self.train_score is None else score.mean()
-            row["lr"] = self.optimizer_.param_groups[0].get("lr")
+            rate = self.optimizer_.param_groups[0].get("lr")
+            row["lr"] = rate if rate is None else rate * self.recovery_.rate_factor
             if self.head_update_.prox is not None:
                 row["prox"] = self.head_update_.prox
         elif self.valid_score is not None:

@@ -24,6 +24,7 @@ ORDER = [
     "losses",
     "optimizers",
     "callbacks",
+    "recovery",
     "net",
     "_defaults",
     "_device",

@@ -122,8 +122,9 @@ IN_FORWARD = [
     spoilt(
         "NaN for some rows",
         FloatingPointError,
-        r"training diverged in epoch 1: the loss is nan; decrease lr \(now 0\.02\), "
-        r"increase prox, or scale X\.",
+        r"training diverged in epoch 1: the loss is nan, after 5 returns to an earlier "
+        r"state, each with half the rate; decrease lr \(now 0\.02\), increase prox, or "
+        r"scale X\.",
         lambda features: torch.where(
             torch.arange(len(features))[:, None] > 5, torch.nan, features
         ),

@@ -178,7 +178,8 @@ BY_THE_PACKAGE = [
     case(
         "a schedule that gives NaN",
         FloatingPointError,
-        r"training diverged in epoch 2: the loss is nan; decrease lr \(now 0\.02\), "
+        r"training diverged in epoch 2: the parameters are not finite, after 5 returns "
+        r"to an earlier state, each with half the rate; decrease lr \(now 0\.02\), "
         r"increase prox, or scale X\.",
         params={"lr_schedule": lambda progress: float("nan")},
     ),

@@ -80,3 +80,13 @@ def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):
     assert max(kalman[2:]) < 0.1
     picture = (tmp_path / "plot_paper_claims.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+
+
+def test_stress_ends_in_fits_and_documented_refusals(tmp_path):
+    printed = run_quickly("benchmarks/stress.py", tmp_path)
+    counts = dict(re.findall(r"^(\w[\w ]*?) +(\d+)$", printed, re.M))
+    counts = {name: int(count) for name, count in counts.items()}
+    assert counts["fitted"] + counts["recovered"] + counts["refused"] == 20
+    assert counts["fitted"] >= 15
+    bad = ("not finite", "worse than the mean", "crashed")
+    assert [counts[name] for name in bad] == [0, 0, 0]

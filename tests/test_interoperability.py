@@ -69,7 +69,7 @@ def test_pipeline_with_column_transformer_on_a_mixed_frame(table):
 @pytest.mark.parametrize(
     ("name", "poor", "good"),
     [
-        ("backbone__width", 1, 32),
+        ("backbone__width", 2, 32),
         ("lr", 1e-7, 1e-2),
         ("alpha", 100.0, 1e-3),
         ("prox", 1e5, (0.3, 100.0)),

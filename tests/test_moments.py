@@ -250,3 +250,12 @@ def test_without_a_penalty_the_solution_is_that_of_least_squares(problem, n_rows
     # Of the solutions of a wide problem, the one of least norm.
     close(weight, torch.linalg.pinv(centred) @ (targets - target_mean), 1e-9)
     close(bias, target_mean - features.mean(0) @ weight, 1e-9)
+
+
+def test_the_error_of_a_head_follows_from_the_moments(problem):
+    features, targets, weight = problem.values()
+    head = torch.linspace(-1, 1, 21).double().reshape(7, 3)
+    bias = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    errors = (features @ head + bias - targets).square()
+    expected = weight @ errors / weight.sum()
+    close(moments_of(problem).error_of(head, bias), expected)

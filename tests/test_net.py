@@ -156,8 +156,9 @@ def test_a_diverging_training_ends_in_an_error_that_names_the_knobs(plain):
     net = small_net(batch_size=128, lr_schedule=lambda progress: math.nan)
     with pytest.raises(
         FloatingPointError,
-        match=r"^training diverged in epoch 2: the loss is nan; decrease lr \(now 0\.3"
-        r"\), increase prox, or scale X\.$",
+        match=r"^training diverged in epoch 7: the loss is nan, after 5 returns to an "
+        r"earlier state, each with half the rate; decrease lr \(now 0\.3\), increase "
+        r"prox, or scale X\.$",
     ):
         net.fit(*plain)
 

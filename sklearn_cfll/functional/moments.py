@@ -91,6 +91,17 @@ class Moments:
             factor * self.target_square,
         )
 
+    def error_of(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Mean squared error (k,) of a head, weight (d, k) and bias (k,), on the rows.
+
+        Differences of large numbers: good to about 1e-16 of the targets' square.
+        """
+        weight = weight.to(self.gram)
+        quadratic = (weight * (self.gram @ weight - 2 * self.cross)).sum(0)
+        offset = self.target_mean - self.feature_mean @ weight - bias.to(self.gram)
+        within: Tensor = (self.target_square + quadratic) / self.weight_sum
+        return within + offset.square()
+
     @property
     def energy(self) -> Tensor:
         """Mean feature energy, as :func:`feature_energy` gives it."""

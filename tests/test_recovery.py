@@ -1,0 +1,286 @@
+"""Training that explodes goes back, and Ctrl-C keeps the fit."""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from small_models import classifier, regressor, small_network
+from torch import nn
+
+from sklearn_cfll import MLP, CFLLNet
+from sklearn_cfll.recovery import CHECK_EVERY, MOST_RECOVERIES
+
+
+class Spoil(Callback):
+    """Multiplies the backbone's parameters once, after some training step."""
+
+    def __init__(self, step, factor=np.nan):
+        self.step, self.factor = step, factor
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_steps = 0
+
+    @torch.no_grad()
+    def on_batch_end(self, net, training=None, **kwargs):
+        self.n_steps += training
+        if training and self.n_steps == self.step:
+            for parameter in net.module_.backbone.parameters():
+                parameter.mul_(self.factor)
+
+
+class Interrupt(Callback):
+    """Sends the signal of Ctrl-C at the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_begin(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            signal.raise_signal(signal.SIGINT)
+
+
+class StopAfter(Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+def steady(**params):
+    """Full batches at a constant rate and prox, without chance once it has begun."""
+    settings = {"batch_size": "full", "lr_schedule": "constant", "prox": 1.0}
+    return regressor(**{**settings, **params})
+
+
+def went_back(what, lr=r"0\.02", times="once"):
+    return pytest.warns(
+        ConvergenceWarning,
+        match=rf"\Atraining went back to an earlier state {times} and halved its rate "
+        rf"each time \({what}\); decrease lr \(now {lr}\), increase prox, or scale X\.",
+    )
+
+
+NOT_FINITE = "the parameters are not finite"
+
+# Going back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prox", [1.0, "auto", (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("adamw", 0.02), ("sgd", 0.1), ("lbfgs", 1.0), ("muon", 0.02)]
+)
+def test_a_spoilt_first_epoch_leaves_a_training_at_half_the_rate(
+    table, optimizer, lr, prox
+):
+    model = steady(optimizer=optimizer, lr=lr, prox=prox, max_epochs=12)
+    both = optimizer == "muon"  # it has a second rate
+    model.set_params(callbacks=[Spoil(1)])
+    if both:
+        model.set_params(optimizer_params={"adamw_lr": lr})
+    # An epoch of one step isn't looked at, but the next one's loss is not-a-number.
+    with went_back("epoch 2: the loss is nan", lr=rf"{lr:g}"):
+        model.fit(*table)
+    half = steady(optimizer=optimizer, lr=lr / 2, prox=prox, max_epochs=11)
+    if both:
+        half.set_params(optimizer_params={"adamw_lr": lr / 2})
+    half.fit(*table)
+    assert_array_equal(model.predict(table[0]), half.predict(table[0]))
+    assert model.n_recoveries_ == 1
+    assert half.n_recoveries_ == 0
+
+
+def test_training_goes_on_from_the_last_good_state(table):
+    model = steady(max_epochs=80, callbacks=[Spoil(CHECK_EVERY + 10)])
+    with went_back(f"epoch 60: {NOT_FINITE}"):
+        model.fit(*table)
+    assert model.history_[:, "lr"] == [0.02] * 59 + [0.01] * 21
+    losses = model.history_[:, "train_loss"]
+    assert losses[59] == losses[CHECK_EVERY]
+    assert np.isfinite(losses).all()
+    assert model.n_iter_ == 80
+    assert model.score(*table) > 0.99
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_stays_halved_under_a_schedule(table, schedule):
+    rates = []
+    for callbacks in ([Spoil(12)], []):
+        model = regressor(lr_schedule=schedule, callbacks=callbacks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            rates.append(model.fit(*table).history_[:, "lr"])
+    assert_allclose(rates[0][:1], rates[1][:1])
+    assert_allclose(rates[0][1:], np.array(rates[1][1:]) / 2)
+
+
+@pytest.mark.parametrize("policy", ["StepLR", "LambdaLR"])
+def test_the_rate_stays_halved_under_a_scheduler_of_skorch(table, policy):
+    options = {"StepLR": {"step_size": 1, "gamma": 0.5}}
+    options["LambdaLR"] = {"lr_lambda": lambda epoch: 0.5**epoch}
+    schedule = LRScheduler(policy, **options[policy])
+    model = regressor(callbacks=[schedule, Spoil(12)], max_epochs=5, lr=0.02)
+    with went_back(f"epoch 2: {NOT_FINITE}"):
+        model.fit(*table)
+    expected = 0.02 * 0.5 ** np.array([0, 2, 3, 4, 5])
+    assert_allclose(model.history_[:, "lr"], expected)
+
+
+def test_an_explosion_that_stays_finite_is_undone(table):
+    model = regressor(MLP(width=32, normalize=False), callbacks=[Spoil(20, 1e3)])
+    with went_back(r"epoch 4: the loss rose from 1 to \d\.\d+e\+\d\d.*", times=r".*"):
+        model.fit(*table)
+    assert 1 <= model.n_recoveries_ <= 2
+    assert model.score(*table) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "least"), [("sgd", 10.0, 2), ("adamw", 0.5, 1)]
+)
+def test_a_rate_that_explodes_finds_one_that_does_not(table, optimizer, lr, least):
+    backbone = MLP(width=64, depth=3, activation="relu", normalize=False)
+    model = regressor(backbone, optimizer=optimizer, lr=lr, batch_size=10)
+    with pytest.warns(ConvergenceWarning, match=r"decrease lr \(now \d"):
+        model.fit(*table)
+    assert model.n_recoveries_ >= least
+    assert model.score(*table) > 0.9
+
+
+@pytest.mark.parametrize("alpha", [0.0, [0.0]], ids=["one alpha", "an alpha an output"])
+def test_solves_that_fail_again_and_again_name_prox_and_alpha(table, alpha):
+    model = regressor(prox=1e-18, alpha=alpha, batch_size=10)
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"^training diverged in epoch 1: \d+ solves were not positive definite, "
+        rf"after {MOST_RECOVERIES} returns to an earlier state, each with half the "
+        rf"rate; increase prox \(now 1e-18\) or alpha \(now {re.escape(str(alpha))}\)"
+        r"\.$",
+    ):
+        model.fit(*table)
+    assert not hasattr(model, "net_")
+
+
+def test_the_undone_steps_leave_no_row_in_the_history(table, capfd):
+    model = regressor(callbacks=[Spoil(8)], verbose=1, max_epochs=4)
+    with went_back(f"epoch 2: {NOT_FINITE}|epoch 2: the loss is nan"):
+        model.fit(*table)
+    assert [len(row["batches"]) for row in model.history_] == [6] * 4
+    assert model.history_[:, "epoch"] == [1, 2, 3, 4]
+    last = capfd.readouterr().err.strip().split("\r")[-1]
+    assert "epoch 4/4" in last
+    assert "100%" in last
+
+
+def test_the_net_recovers_with_a_loader_of_its_own(table):
+    X, y = (part.astype(np.float32) for part in table)
+    net = CFLLNet(
+        small_network(),
+        n_features=8,
+        n_outputs=1,
+        iterator_train=torch.utils.data.DataLoader,
+        iterator_valid=torch.utils.data.DataLoader,
+        batch_size=30,
+        max_epochs=4,
+        callbacks=[Spoil(8)],
+    )
+    with went_back("epoch 2: the loss is nan"):
+        net.fit(X, y[:, None])
+    assert net.n_recoveries_ == 1
+    assert np.isfinite(net.predict(X)).all()
+
+
+def test_heavy_tails_are_no_explosion(table):
+    X, _ = table
+    y = np.random.default_rng(0).standard_cauchy(len(X))
+    for batch_size in (1, 10):
+        model = regressor(batch_size=batch_size, max_epochs=4).fit(X, y)
+        assert model.n_recoveries_ == 0
+        assert np.isfinite(model.predict(X)).all()
+
+
+def test_features_that_are_not_finite_in_use_are_told(table):
+    class Training(nn.Module):
+        def forward(self, X):
+            return X if self.training else X * (1 + 1e200 * (X[:, :1] > 0.9).to(X))
+
+    model = regressor(Training(), max_epochs=2, dtype="float64")
+    X = np.vstack([np.zeros((2, 4)), table[0]])
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^the trained backbone's features of the training rows are not finite, "
+        r"or their squares overflow; decrease lr, or scale X\.$",
+    ):
+        model.fit(X, np.arange(len(X)))
+    assert not hasattr(model, "net_")
+
+
+# Ending early -------------------------------------------------------------------
+
+
+def interrupted(epoch, of):
+    return pytest.warns(
+        ConvergenceWarning,
+        match=rf"^training was interrupted in epoch {epoch} of {of}; the best state so "
+        r"far is kept\.$",
+    )
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_ctrl_c_keeps_what_was_learnt(table, early_stopping):
+    fixed = {"lr_schedule": "constant", "prox": 1.0, "early_stopping": early_stopping}
+    model = regressor(callbacks=[Interrupt(4)], **fixed)
+    with interrupted(4, 30):
+        model.fit(*table)
+    stopped = regressor(callbacks=[StopAfter(3)], **fixed).fit(*table)
+    assert_array_equal(model.predict(table[0]), stopped.predict(table[0]))
+    assert model.n_iter_ == stopped.n_iter_ == 3
+    assert len(model.history_[:, "train_loss"]) == 3
+
+
+@pytest.mark.parametrize("make", [regressor, classifier])
+def test_ctrl_c_at_once_leaves_a_usable_estimator(table, make):
+    X, y = table
+    model = make(callbacks=[Interrupt(1)], max_epochs=30)
+    with interrupted(1, 30):
+        model.fit(X, y > 0)
+    assert model.n_iter_ == 0
+    assert model.score(X, y > 0) > 0.3
+
+
+def test_ctrl_c_in_the_midst_of_an_explosion_goes_back(table):
+    model = steady(max_epochs=30, callbacks=[Spoil(4), Interrupt(5)])
+    with interrupted(5, 30):
+        model.fit(*table)
+    assert np.isfinite(model.predict(table[0])).all()
+
+
+def test_a_callback_that_stops_the_training_is_no_interruption(table):
+    stop = EarlyStopping("train_loss", patience=1, threshold=1e3, sink=str)
+    for callback in (stop, StopAfter(2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = regressor(callbacks=[callback]).fit(*table)
+        assert model.n_iter_ == 2
+
+
+def test_a_callback_that_raises_leaves_the_estimator_as_it_was(table):
+    class Failing(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise OSError("no space left")
+
+    model = regressor(max_epochs=2).fit(*table)
+    before, predictions = dict(vars(model)), model.predict(table[0])
+    model.callbacks = [Failing()]
+    with pytest.raises(OSError, match="no space left"):
+        model.fit(*table)
+    assert {**vars(model), "callbacks": None} == before
+    assert_array_equal(model.predict(table[0]), predictions)

@@ -1,0 +1,145 @@
+"""Scales of X and y don't matter; awkward tables are fitted; dead units are told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+from small_models import regressor
+from torch import nn
+
+from sklearn_cfll import MLP, CFLLClassifier, CFLLRegressor
+
+# Scales -------------------------------------------------------------------------
+
+
+def predictions(X, y, X_new, **params):
+    settings = {"max_epochs": 8, "batch_size": 32, "random_state": 0, **params}
+    model = CFLLRegressor(MLP(width=32), **settings).fit(X, y)
+    return model.predict(X_new)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 2.0**200])
+def test_powers_of_two_in_y_scale_predictions_exactly(table, fresh_rows, factor, dtype):
+    (X, y), X_new = table, fresh_rows[0]
+    plain = predictions(X, y, X_new, dtype=dtype)
+    scaled = predictions(X, factor * y, X_new, dtype=dtype)
+    assert_array_equal(scaled, factor * plain)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1e8, 1e9), (-3.7, 0.0), (1e-8, 1e-8), (1.0, 1e6)]
+)
+def test_predictions_follow_the_scale_and_shift_of_y(table, fresh_rows, scale, shift):
+    (X, y), X_new = table, fresh_rows[0]
+    plain = predictions(X, y, X_new, dtype="float64")
+    moved = predictions(X, scale * y + shift, X_new, dtype="float64")
+    # y itself is rounded by the shift.
+    tolerance = 1e-7 * abs(scale) * y.std()
+    assert_allclose(moved, scale * plain + shift, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "scale",
+    [2.0**20, 2.0**-20, 2.0 ** np.array([300.0, -300, 0, 30])],
+    ids=["large", "small", "each"],
+)
+def test_powers_of_two_in_x_change_nothing(table, fresh_rows, scale, dtype):
+    (X, y), X_new = table, fresh_rows[0]
+    plain = predictions(X, y, X_new, dtype=dtype)
+    assert_array_equal(predictions(X * scale, y, X_new * scale, dtype=dtype), plain)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [(1e6, 0.0), (1e-6, 0.0), ([1.0, 1e9, 1e-9, 7.0], [0.0, 1e3, 1.0, 1e4])],
+    ids=["large", "small", "each its own"],
+)
+def test_the_scale_and_shift_of_columns_change_nothing(table, fresh_rows, scale, shift):
+    (X, y), X_new = table, fresh_rows[0]
+    plain = predictions(X, y, X_new, dtype="float64")
+    moved = predictions(X * scale + shift, y, X_new * scale + shift, dtype="float64")
+    # A column of 1e-9 beside 1 has seven digits.
+    assert_allclose(moved, plain, rtol=0, atol=1e-4 * y.std())
+
+
+# Awkward tables -----------------------------------------------------------------
+
+
+def awkward_tables(X):
+    wide = np.random.default_rng(2).normal(size=(len(X), 3)) @ np.ones((3, 400))
+    return {
+        "constant columns": np.column_stack([X, np.full((len(X), 3), 0.1)]),
+        "duplicated columns": np.tile(X, 3),
+        "one column dominates": np.column_stack([1e12 * X[:, ::-1], X]),
+        "rank-deficient and wide": np.column_stack([X, X @ np.ones((4, 300)), wide]),
+    }
+
+
+@pytest.mark.parametrize("alpha", ["auto", 1e-12])
+@pytest.mark.parametrize("batch_size", [1, 30, "full"])
+@pytest.mark.parametrize("name", awkward_tables(np.ones((2, 4))))
+def test_awkward_columns_are_fitted(table, name, batch_size, alpha):
+    X, y = table
+    X = awkward_tables(X)[name]
+    epochs = {1: 2, 30: 15, "full": 60}[batch_size]
+    model = regressor(alpha=alpha, batch_size=batch_size, max_epochs=epochs).fit(X, y)
+    assert model.score(X, y) > (0.25 if "wide" in name else 0.6)
+
+
+def test_a_last_batch_of_one_row_is_evened_out_or_taken(table):
+    X, y = (part[:61] for part in table)
+    model = regressor(batch_size=60, max_epochs=60).fit(X, y)
+    assert model.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("batch_size", [1, "auto"])
+def test_two_rows_are_interpolated(batch_size):
+    X, y = np.array([[0.0], [1.0]]), np.array([1e9, 1e9 + 1e8])
+    settings = {"max_epochs": 5, "batch_size": batch_size, "random_state": 0}
+    model = CFLLRegressor(alpha=1e-12, **settings).fit(X, y)
+    assert_allclose(model.predict(X), y, atol=1e3, rtol=0)
+    labels = CFLLClassifier(**settings).fit(X, ["a", "b"]).predict(X)
+    assert labels.tolist() == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes:UserWarning")
+def test_five_thousand_classes():
+    n_classes = 5000
+    y = np.repeat(np.arange(n_classes), 2)[: n_classes + 500]
+    y = np.append(y, np.arange(n_classes - 2250, n_classes))
+    X = np.random.default_rng(0).normal(size=(len(y), 8))
+    model = CFLLClassifier(MLP(width=16), max_epochs=1, random_state=0).fit(X, y)
+    probabilities = model.predict_proba(X[:20])
+    assert probabilities.shape == (20, n_classes)
+    assert_allclose(probabilities.sum(1), 1)
+
+
+# Dead units ---------------------------------------------------------------------
+
+
+def dead_network():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    nn.init.constant_(network[0].bias, -1e6)
+    return network
+
+
+def test_dead_features_are_told_and_predict_the_mean(table):
+    X, y = table
+    model = regressor(dead_network(), max_epochs=2)
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"^the trained backbone gives all training rows the same features, so "
+        r"that predictions are the mean of y; its units may be dead: decrease lr, "
+        r"scale X, widen the backbone, or choose an activation other than ReLU\.$",
+    ):
+        model.fit(X, y)
+    assert_allclose(model.predict(X), y.mean(), rtol=1e-6)
+
+
+def test_an_x_that_is_constant_is_no_dead_network(table):
+    model = regressor(max_epochs=2).fit(np.full((60, 3), 0.1), table[1][:60])
+    assert_allclose(model.predict([[0.1] * 3]), table[1][:60].mean())
