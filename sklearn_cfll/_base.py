@@ -35,7 +35,8 @@ from sklearn_cfll._validation import (
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.head import ClosedFormHead
-from sklearn_cfll.net import CFLLNet, Network
+from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
 
 
 class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):

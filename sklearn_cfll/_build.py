@@ -22,7 +22,8 @@ from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.callbacks import BestState, Patience, Progress
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.head import ClosedFormHead
-from sklearn_cfll.net import CFLLNet, Network
+from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.head import as_rows
-from sklearn_cfll.net import Network
+from sklearn_cfll.network import Network
 
 # Relative to the mean feature energy, thus the same for every backbone.
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))

@@ -24,7 +24,7 @@ from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import accuracy
-from sklearn_cfll.net import Network
+from sklearn_cfll.network import Network
 
 # Bounds of the logarithm of the temperature.
 _LOG_TEMPERATURE = (-5.0, 5.0)

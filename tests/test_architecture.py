@@ -25,6 +25,8 @@ ORDER = [
     "optimizers",
     "callbacks",
     "recovery",
+    "network",
+    "loop",
     "net",
     "_defaults",
     "_device",
