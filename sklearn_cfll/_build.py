@@ -30,25 +30,8 @@ from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
     """Make the skorch net, with a new network or a copy of a trained one."""
     batches, held_out = problem.batches, problem.held_out_batches
-    if trained is None:
-        network = build_network(estimator.backbone, batches)
-    else:
-        network = copy.deepcopy(trained)
-        place(network.backbone, batches.device, batches.dtype)
-        network.head.to(batches.device)
-    factory, lr, params = optimizer_factory(
-        estimator.optimizer,
-        estimator.lr,
-        estimator.weight_decay,
-        estimator.optimizer_params,
-        network.backbone,
-    )
-    if searches_along_lines(factory) and estimator.batch_size != "full":
-        raise ValueError(
-            f"optimizer {estimator.optimizer!r} needs batch_size='full', got "
-            f"batch_size={estimator.batch_size!r}: it compares losses along a line, "
-            "which are of all rows or of little use."
-        )
+    network = _network(estimator, batches, trained)
+    factory, lr, params = _optimizer(estimator, network)
     callbacks = _callbacks(estimator, held_out is not None)
     schedule = estimator.lr_schedule
     if any(issubclass(_kind(callback), LRScheduler) for callback in callbacks):
@@ -74,6 +57,37 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         **(estimator.net_params or {}),
     }
     return CFLLNet(network, **settings)
+
+
+def _network(
+    estimator: Any, batches: TensorBatches, trained: Network | None
+) -> Network:
+    if trained is None:
+        return build_network(estimator.backbone, batches)
+    network = copy.deepcopy(trained)
+    place(network.backbone, batches.device, batches.dtype)
+    network.head.to(batches.device)
+    return network
+
+
+def _optimizer(
+    estimator: Any, network: Network
+) -> tuple[Callable[..., Any], float, dict[str, Any]]:
+    """Resolve the optimizer, which may want all rows at each step."""
+    factory, lr, params = optimizer_factory(
+        estimator.optimizer,
+        estimator.lr,
+        estimator.weight_decay,
+        estimator.optimizer_params,
+        network.backbone,
+    )
+    if searches_along_lines(factory) and estimator.batch_size != "full":
+        raise ValueError(
+            f"optimizer {estimator.optimizer!r} needs batch_size='full', got "
+            f"batch_size={estimator.batch_size!r}: it compares losses along a line, "
+            "which are of all rows or of little use."
+        )
+    return factory, lr, params
 
 
 def build_network(backbone: Any, batches: TensorBatches) -> Network:

@@ -48,10 +48,7 @@ class Problem:
 def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
     """Hold rows out, encode the targets, and resolve what is "auto"."""
     seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-    device = resolve_device(estimator.device)
-    dtype = resolve_dtype(estimator.dtype, len(train), device, defaults.FLOAT64_ROWS)
-    wide = as_backbone(estimator.backbone).takes_float64
-    input_dtype = wide_dtype(device) if wide else dtype
+    place = _Place.of(estimator, len(train))
     if held_out is None and _holds_out(estimator, len(train)):
         train, held_out = split_rows(
             train,
@@ -59,46 +56,58 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             seed,
             stratify=is_classifier(estimator),
         )
-
-    def as_batches(
-        rows: Rows, batch_size: int, *, shuffled: bool, name: str
-    ) -> TensorBatches:
-        if input_dtype == torch.float32:
-            check_range(rows.X)
-        labels, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
-        return TensorBatches(
-            rows.X,
-            estimator._targets.encode(labels, name),
-            _scaled(weight),
-            rows=rows.index,
-            labels=labels,
-            batch_size=batch_size,
-            generator=torch.Generator().manual_seed(seed) if shuffled else None,
-            dtype=dtype,
-            input_dtype=input_dtype,
-            device=device,
-        )
-
-    batches = as_batches(
-        train, _batch_size(estimator.batch_size, len(train)), shuffled=True, name="y"
+    targets = estimator._targets
+    batches = place.batches(
+        train,
+        targets.encode(train.chosen(train.y)),
+        batch_size=_batch_size(estimator.batch_size, len(train)),
+        generator=torch.Generator().manual_seed(seed),
     )
+    held_out_batches = None
+    if held_out is not None:
+        encoded = targets.encode(held_out.chosen(held_out.y), "y_val")
+        held_out_batches = place.batches(held_out, encoded, batch_size=_HELD_OUT_BATCH)
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
-    held_out_batches = None
-    if held_out is not None:
-        held_out_batches = as_batches(
-            held_out, _HELD_OUT_BATCH, shuffled=False, name="y_val"
-        )
+    unit = _unit(train.chosen(train.weight))
     return Problem(
-        train,
-        held_out,
-        batches,
-        held_out_batches,
-        seed,
-        int(max_epochs),
-        _unit(train.chosen(train.weight)),
+        train, held_out, batches, held_out_batches, seed, int(max_epochs), unit
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows are computed with, and how precisely."""
+
+    device: torch.device
+    dtype: torch.dtype
+    input_dtype: torch.dtype
+
+    @classmethod
+    def of(cls, estimator: Any, n_samples: int) -> _Place:
+        device = resolve_device(estimator.device)
+        dtype = resolve_dtype(estimator.dtype, n_samples, device, defaults.FLOAT64_ROWS)
+        wide = as_backbone(estimator.backbone).takes_float64
+        return cls(device, dtype, wide_dtype(device) if wide else dtype)
+
+    def batches(
+        self, rows: Rows, encoded: Any, *, batch_size: int, generator: Any = None
+    ) -> TensorBatches:
+        if self.input_dtype == torch.float32:
+            check_range(rows.X)
+        return TensorBatches(
+            rows.X,
+            encoded,
+            _scaled(rows.chosen(rows.weight)),
+            rows=rows.index,
+            labels=rows.chosen(rows.y),
+            batch_size=batch_size,
+            generator=generator,
+            dtype=self.dtype,
+            input_dtype=self.input_dtype,
+            device=self.device,
+        )
 
 
 def _scaled(weight: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.ridge import LEAST_LEARNT_PROX
+from sklearn_cfll.functional.systems import LEAST_LEARNT_PROX
 
 
 class Prox:

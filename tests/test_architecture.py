@@ -11,6 +11,7 @@ PACKAGE = Path(sklearn_cfll.__file__).parent
 
 # From the top down: each may import from those that stand before it alone.
 ORDER = [
+    "functional.systems",
     "functional.ridge",
     "functional.moments",
     "functional.kalman",
@@ -20,6 +21,7 @@ ORDER = [
     "updates",
     "kalman",
     "batches",
+    "layers",
     "backbones",
     "losses",
     "optimizers",
@@ -27,6 +29,7 @@ ORDER = [
     "recovery",
     "network",
     "loop",
+    "step",
     "net",
     "_defaults",
     "_device",

@@ -10,8 +10,9 @@ from torch import nn
 
 from sklearn_cfll import MLP, CFLLRegressor, TorchBackbone
 from sklearn_cfll._device import place
-from sklearn_cfll.backbones import ACTIVATIONS, Standardize, as_backbone
+from sklearn_cfll.backbones import ACTIVATIONS, as_backbone
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.layers import Standardize
 
 
 @pytest.fixture(name="X")

@@ -1,0 +1,143 @@
+"""One training step: a gradient step on the backbone and a solve of the head."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from skorch.utils import TeeGenerator
+from torch import Tensor
+
+from sklearn_cfll.batches import Batch
+from sklearn_cfll.loop import TrainingLoop
+from sklearn_cfll.optimizers import SCHEDULES
+
+
+class TrainingStep(TrainingLoop):
+    """What a step does, in both orders and under a line search.
+
+    A subclass owns the network, the optimizer and the head's update.
+    """
+
+    lr_schedule: Any
+    update_order: Any
+    last_: Any
+
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Take one step of the backbone and of the head."""
+        progress = self.step_ / self.n_steps_
+        self._set_rates(progress)
+        self.head_progress_ = self.step_ / max(1, self.n_steps_ - 1)
+        if self.starting_:
+            self._start_head(batch)
+            self.starting_ = False
+        first: list[dict[str, Any]] = []
+        if self.searches_:
+            self._remember_head()
+
+        def closure() -> Tensor:
+            if first and self.searches_:
+                self._recall_head()
+            self.optimizer_.zero_grad()
+            step = self.train_step_single(batch)
+            first.append(step)
+            if self.grad_listeners_:
+                self.notify(
+                    "on_grad_computed",
+                    named_parameters=TeeGenerator(self.get_all_learnable_params()),
+                    batch=batch,
+                    training=True,
+                )
+            return step.get("objective", step["loss"])
+
+        self.recovery_.step(self.optimizer_, closure)
+        if self.searches_:
+            self._recall_head()  # the last trial need not be the one that was kept
+        if self.searches_ or self.update_order == "backbone_first":
+            with torch.no_grad():
+                self._update_head(batch, self.module_.backbone(batch[0]["X"]))
+        self.step_ += 1
+        return first[0]
+
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Compute the loss and its gradient in the backbone, at a detached head."""
+        inputs, targets = batch
+        features = self.module_.backbone(inputs["X"])
+        if features.shape[:-1] != targets.shape[:-1]:
+            raise ValueError(
+                f"the backbone returned features of shape {tuple(features.shape)} for "
+                f"targets of shape {tuple(targets.shape)}; it must keep all axes but "
+                "the last."
+            )
+        if self.update_order == "head_first":
+            self._update_head(batch, features)
+        # The head is optimal, so that the loss has no gradient through it
+        # (the envelope theorem; theorems 1 and 2 of the paper).
+        predictions = self.module_.head(features)
+        loss = self.get_loss(predictions, targets, X=inputs, training=True)
+        step = {"loss": loss.detach(), "y_pred": predictions.detach()}
+        if self.searches_:
+            loss = loss + self.head_update_.penalty(
+                self.module_.head, features, inputs.get("sample_weight"), self.last_[:2]
+            )
+            step["objective"] = loss.detach()
+        if loss.requires_grad:
+            loss.backward()
+        return step
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Compute the criterion, with the batch's weights where it has any."""
+        weight = X.get("sample_weight") if isinstance(X, dict) else None
+        if weight is None:
+            return self.criterion_(y_pred, y_true)
+        return self.criterion_(y_pred, y_true, weight)
+
+    def _update_head(self, batch: Batch, features: Tensor) -> None:
+        inputs, targets = batch
+        self.head_update_.update_(
+            self.module_.head,
+            features,
+            targets,
+            inputs.get("sample_weight"),
+            self.head_progress_,
+        )
+
+    def _start_head(self, batch: Batch) -> None:
+        """Prepare the head and its update by the first batch."""
+        inputs, targets = batch
+        with torch.no_grad():
+            features = self.module_.backbone(inputs["X"])
+        self.head_update_.start_(
+            self.module_.head, features, targets, inputs.get("sample_weight")
+        )
+
+    def _remember_head(self) -> None:
+        """Keep the head, from which every trial of a step is to start."""
+        head = self.module_.head
+        update = copy.deepcopy(self.head_update_)
+        self.last_ = head.weight, head.bias, head.slope, update
+
+    def _recall_head(self) -> None:
+        head = self.module_.head
+        head.weight, head.bias, head.slope, update = self.last_
+        self.head_update_ = copy.deepcopy(update)
+
+    def _set_rates(self, progress: float) -> None:
+        schedule: Any = self.lr_schedule
+        schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        if schedule is None:
+            return
+        for group, rate in zip(self.optimizer_.param_groups, self.rates_, strict=True):
+            if rate is not None:
+                group["lr"] = rate * schedule(progress)
+
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        """Predict a held-out batch."""
+        inputs, targets = batch
+        with torch.inference_mode():
+            predictions = self.module_(inputs["X"])
+            loss = self.get_loss(predictions, targets, X=inputs)
+        return {"loss": loss, "y_pred": predictions}
