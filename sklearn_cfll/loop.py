@@ -17,7 +17,7 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.losses import Tally
-from sklearn_cfll.optimizers import searches_along_lines
+from sklearn_cfll.optimizers import searches_along_lines, set_mode, stepping
 from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
 
 
@@ -53,6 +53,7 @@ class TrainingLoop(NeuralNet):
         except KeyboardInterrupt as stop:
             if self.recovery_.check(self) is not None:
                 self.recovery_.restore(self)
+                set_mode(self.optimizer_, "eval")
             if not isinstance(stop, StopTraining):
                 self._end_interrupted()
             self.recovery_.finish()
@@ -118,7 +119,8 @@ class TrainingLoop(NeuralNet):
         first_step = self.step_
         while True:
             try:
-                tallies = self._run_pass(iterator, True, step_fn, fit_params)
+                with stepping(self.optimizer_):
+                    tallies = self._run_pass(iterator, True, step_fn, fit_params)
                 break
             except _StepUndone:
                 for progress in self.progress_:

@@ -36,6 +36,7 @@ class TrainingStep(TrainingLoop):
         if self.searches_:
             self._remember_head()
 
+        @torch.enable_grad()  # some optimizers call it without
         def closure() -> Tensor:
             if first and self.searches_:
                 self._recall_head()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from pytorch_optimizer import ScheduleFreeAdamW
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from small_models import classifier, regressor, small_network
@@ -75,7 +76,7 @@ NOT_FINITE = "the parameters are not finite"
 # Going back ---------------------------------------------------------------------
 
 
-OPTIMIZERS = [("adamw", 0.02), ("sgd", 0.1), ("lbfgs", 1.0)]
+OPTIMIZERS = [("adamw", 0.02), ("sgd", 0.1), ("lbfgs", 1.0), (ScheduleFreeAdamW, 0.02)]
 if hasattr(torch.optim, "Muon"):  # since torch 2.9
     OPTIMIZERS.append(("muon", 0.02))
 
@@ -102,8 +103,10 @@ def test_a_spoilt_first_epoch_leaves_a_training_at_half_the_rate(
     assert half.n_recoveries_ == 0
 
 
-def test_training_goes_on_from_the_last_good_state(table):
-    model = steady(max_epochs=80, callbacks=[Spoil(CHECK_EVERY + 10)])
+@pytest.mark.parametrize("optimizer", ["adamw", ScheduleFreeAdamW])
+def test_training_goes_on_from_the_last_good_state(table, optimizer):
+    callbacks = [Spoil(CHECK_EVERY + 10)]
+    model = steady(optimizer=optimizer, max_epochs=80, callbacks=callbacks)
     with went_back(f"epoch 60: {NOT_FINITE}"):
         model.fit(*table)
     assert model.history_[:, "lr"] == [0.02] * 59 + [0.01] * 21
