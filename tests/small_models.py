@@ -1,4 +1,4 @@
-"""Estimators that fit in a fraction of a second, and a callback that watches."""
+"""Numbers, estimators that fit in a fraction of a second, a callback that watches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_cfll import MLP, CFLLClassifier, CFLLRegressor
+
+
+def draw(*shape, seed=0):
+    """Draw normal numbers in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def regressor(backbone=None, **params):

@@ -1,6 +1,7 @@
 """A small backbone, a head and data in float64, for the tests of the theory."""
 
 import torch
+from small_models import draw
 from torch import nn
 
 from sklearn_cfll import ClosedFormHead
@@ -10,11 +11,6 @@ N_FEATURES, N_OUTPUTS = 6, 2
 
 def close(actual, expected, tolerance):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def make_backbone(n_inputs=3):

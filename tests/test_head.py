@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_models import draw
 from torch import nn
 
 from sklearn_cfll import ClosedFormHead
@@ -12,11 +13,6 @@ from sklearn_cfll.functional import feature_energy, proximal_update
 
 def close(actual, expected, tolerance=1e-12):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def solved_head(n_features=4, n_outputs=2):

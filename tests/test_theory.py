@@ -7,12 +7,12 @@ import copy
 
 import pytest
 import torch
+from small_models import draw
 from small_theory import (
     N_FEATURES,
     N_OUTPUTS,
     close,
     curved_data,
-    draw,
     gradient,
     make_backbone,
     make_head,

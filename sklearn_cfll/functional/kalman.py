@@ -84,7 +84,7 @@ def diffuse(root: Tensor, process_noise: float | Tensor) -> Tensor:
     # C C' = I + q R R', whose eigenvalues are one or more, the new factor is C^-1 R.
     outer = like(root, process_noise) * (root @ root.mT)
     outer.diagonal().add_(1)
-    factor = torch.linalg.cholesky(outer)
+    factor = torch.linalg.cholesky_ex(outer).L  # exists unless root is not finite
     spread: Tensor = torch.linalg.solve_triangular(factor, root, upper=False)
     return spread
 
