@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.errors import PathErrors
 from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.head import as_rows
 from sklearn_cfll.network import Network
@@ -61,27 +62,29 @@ def _varies(batches: TensorBatches) -> bool:
 
 @torch.no_grad()
 def held_out_errors(
-    network: Network, path: RidgePath, held_out: TensorBatches, alphas: Any
+    network: Network,
+    path: RidgePath,
+    held_out: TensorBatches,
+    alphas: Any,
+    pooled: bool,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared errors on held-out rows: of each alpha, and of the head as it is.
 
     Returns
     -------
-    errors : Tensor of shape (n_alphas, k)
+    errors : Tensor of shape (n_alphas, k), or (n_alphas, 1) where pooled
     current : Tensor of shape (k,)
     """
-    errors = path.cross.new_zeros(len(alphas), path.cross.shape[1])
-    current, total = errors[0].clone(), errors.new_zeros(())
+    path_errors = PathErrors(path, pooled=pooled)
+    total = path.cross.new_zeros(())
+    errors, current = total, total
     for features, targets, weight in stream(network, held_out):
         targets = targets.to(path.cross)
         weight = _row_weights(weight, targets)
-        projected = path.project(features)
-        errors = errors + torch.stack(
-            [weight @ (path.predict(projected, a) - targets).square() for a in alphas]
-        )
-        current = (
-            current + weight @ (network.head(features).to(targets) - targets).square()
-        )
+        squares = path_errors.squares(path.project(features), targets, alphas)
+        errors = errors + torch.stack([weight @ square for square in squares])
+        gap = network.head(features).to(targets) - targets
+        current = current + weight @ gap.square_()
         total = total + weight.sum()
     return errors / total, current / total
 
@@ -105,22 +108,44 @@ def leave_one_out(
         weight = _row_weights(weight, targets)
         projected = path.project(features)
         for i, a in enumerate(alpha):
-            residual = path.predict(projected, a) - targets
-            left_out = weight.clamp_max(unit)[:, None] * path.leverage(projected, a)
-            kept = (1 - left_out).clamp_min(1e-10)
-            yield i, targets, targets + residual / kept, weight
+            kept = _kept(weight, path.leverage(projected, a), unit)
+            residual = path.predict(projected, a).sub_(targets)
+            yield i, targets, residual.div_(kept).add_(targets), weight
 
 
+@torch.no_grad()
 def leave_one_out_errors(
-    network: Network, path: RidgePath, batches: TensorBatches, alphas: Any, unit: float
+    network: Network,
+    path: RidgePath,
+    batches: TensorBatches,
+    alphas: tuple[float, ...],
+    unit: float,
+    pooled: bool,
 ) -> Tensor:
-    """Mean squared leave-one-out errors (n_alphas, k) over the training rows."""
-    errors = path.cross.new_zeros(len(alphas), path.cross.shape[1])
-    for i, targets, predictions, weight in leave_one_out(
-        network, path, batches, alphas, unit
-    ):
-        errors[i] += weight @ (predictions - targets).square()
+    """Mean squared leave-one-out errors over the training rows.
+
+    Returns
+    -------
+    errors : Tensor of shape (n_alphas, k), or (n_alphas, 1) where pooled
+    """
+    path_errors = PathErrors(path, pooled=pooled)
+    errors = path.cross.new_zeros(())
+    for features, targets, weight in stream(network, batches):
+        weight = _row_weights(weight, targets.to(path.cross))
+        projected = path.project(features)
+        leverage = path.leverage(projected, torch.tensor(alphas, dtype=torch.float64))
+        share = weight[:, None] / _kept(weight, leverage, unit).square()
+        squares = path_errors.squares(projected, targets, alphas)
+        errors = errors + torch.stack(
+            [one @ square for one, square in zip(share.mT, squares, strict=True)]
+        )
     return errors / path.moments.weight_sum
+
+
+def _kept(weight: Tensor, leverage: Tensor, unit: float) -> Tensor:
+    """Share of a row's residual that is left when one unit of it is left out."""
+    left_out = weight.clamp_max(unit)[:, None] * leverage
+    return (1 - left_out).clamp_min(1e-10)
 
 
 def solve_head(
@@ -154,14 +179,14 @@ def solve_head(
     candidates = ALPHA_PATH if automatic else [alpha]
     current = None
     if held_out is not None:
-        errors, current = held_out_errors(network, path, held_out, candidates)
+        shared = pooled and automatic
+        errors, current = held_out_errors(network, path, held_out, candidates, shared)
     elif automatic:
-        errors = leave_one_out_errors(network, path, train, candidates, unit)
+        errors = leave_one_out_errors(network, path, train, ALPHA_PATH, unit, pooled)
     if automatic:
-        score = errors.mean(1, keepdim=True) if pooled else errors
-        best = _largest_of_the_best(score)
+        best = _largest_of_the_best(errors)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
-        errors = errors.gather(0, best.expand(errors.shape[1])[None])
+        errors = errors.gather(0, best[None])
     head = network.head
     if current is not None and not errors.mean() <= current.mean():
         # Few held-out rows may like a head that fits nothing.

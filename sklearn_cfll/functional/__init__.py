@@ -1,10 +1,12 @@
 """Pure tensor functions: the mathematics, without state."""
 
+from sklearn_cfll.functional.errors import PathErrors
 from sklearn_cfll.functional.moments import Moments, RidgePath, solve_ridge
 from sklearn_cfll.functional.ridge import feature_energy, proximal_update
 
 __all__ = [
     "Moments",
+    "PathErrors",
     "RidgePath",
     "feature_energy",
     "proximal_update",

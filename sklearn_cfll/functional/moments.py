@@ -151,7 +151,7 @@ class RidgePath:
 
     def predict(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
         """Predictions (n, k) for features that :meth:`project` gave."""
-        return projected @ self.coordinates(alpha) + self.moments.target_mean
+        return torch.addmm(self.moments.target_mean, projected, self.coordinates(alpha))
 
     def leverage(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
         """Pull (n, 1) or (n, k) of a unit of weight at each row on its own fit."""

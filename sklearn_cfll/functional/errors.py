@@ -1,0 +1,76 @@
+"""Squared errors of all heads of a ridge path, row by row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from sklearn_cfll.functional.moments import RidgePath
+
+# Where the outputs are so many times the features, two products with all outputs take
+# the place of one for each alpha.
+_MANY_OUTPUTS = 2
+
+
+class PathErrors:
+    """Squared errors of the heads of a path, one alpha after another.
+
+    Parameters
+    ----------
+    path : RidgePath
+    pooled : bool, default=False
+        Whether the outputs' mean is enough; it is cheaper where they are many.
+
+    Notes
+    -----
+    The weights of all heads that share an alpha among the outputs lie in the span of
+    the d rows of ``path.cross``. With an orthonormal basis Q (k, d) of it the error of
+    a row splits into ``||Q'y - Q'W'phi||^2 + ||y - Q Q'y||^2``, of which the second
+    part is the same for all alpha, and the first has d outputs in place of k. Both are
+    sums of squares, so that nothing is lost to cancellation.
+    """
+
+    def __init__(self, path: RidgePath, *, pooled: bool = False) -> None:
+        self.path, self.pooled = path, pooled
+        self.basis: Tensor | None = None
+        n_features, n_outputs = path.cross.shape
+        if pooled and n_outputs > _MANY_OUTPUTS * n_features:
+            # On the CPU, as the path's own decomposition.
+            spanned = path.cross.mT.to("cpu", torch.float64)
+            self.basis = torch.linalg.qr(spanned).Q.to(path.cross)
+            self.path = copy.copy(path)
+            self.path.cross = path.cross @ self.basis
+
+    def squares(
+        self, projected: Tensor, targets: Tensor, alphas: Iterable[float | Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield the squared errors of each alpha.
+
+        Parameters
+        ----------
+        projected : Tensor of shape (n, d)
+            Features that :meth:`RidgePath.project` gave.
+        targets : Tensor of shape (n, k)
+        alphas : iterable of float or Tensor of shape (k,)
+            Where ``pooled``, each a number.
+
+        Yields
+        ------
+        squares : Tensor of shape (n, k), or (n, 1) where ``pooled``
+        """
+        n_outputs = targets.shape[1]
+        targets = targets.to(projected) - self.path.moments.target_mean
+        rest: Tensor | float = 0.0
+        if self.basis is not None:
+            within = targets @ self.basis
+            rest = targets.addmm_(within, self.basis.mT, alpha=-1).square_().sum(1)
+            targets = within
+        for alpha in alphas:
+            coordinates = self.path.coordinates(alpha)
+            squares = torch.addmm(targets, projected, coordinates, alpha=-1).square_()
+            if self.pooled:
+                squares = ((squares.sum(1) + rest) / n_outputs)[:, None]
+            yield squares
