@@ -55,9 +55,9 @@ def training_path(network: Network, batches: TensorBatches) -> RidgePath:
 
 def _varies(batches: TensorBatches) -> bool:
     """Whether any column of X varies by more than rounding."""
-    mean, variance = batches.column_moments()
+    mean, deviation = batches.column_moments()
     spacing = torch.finfo(mean.dtype).eps * batches.n_samples
-    return bool((variance > (spacing * mean) ** 2).any())
+    return bool((deviation > spacing * mean.abs()).any())
 
 
 @torch.no_grad()

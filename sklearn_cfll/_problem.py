@@ -95,7 +95,7 @@ class _Place:
         self, rows: Rows, encoded: Any, *, batch_size: int, generator: Any = None
     ) -> TensorBatches:
         if self.input_dtype == torch.float32:
-            check_range(rows.X)
+            check_range(rows.X, training=generator is not None)
         return TensorBatches(
             rows.X,
             encoded,

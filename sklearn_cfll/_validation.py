@@ -14,6 +14,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+_FLOAT32 = np.finfo(np.float32)
+
 
 @dataclass
 class Rows:
@@ -158,13 +160,19 @@ def check_alpha(alpha: Any, n_outputs: int) -> str | float | NDArray[np.float64]
     return float(values) if values.ndim == 0 else values
 
 
-def check_range(X: NDArray[Any]) -> None:
-    """Refuse numbers that float32 doesn't hold."""
+def check_range(X: NDArray[Any], *, training: bool) -> None:
+    """Refuse numbers that float32 doesn't hold; in training, columns it makes zero."""
     if X.dtype == np.float32:
         return
-    largest = max(abs(float(X.max())), abs(float(X.min())))
-    if largest > np.finfo(np.float32).max:
+    axis = 0 if X.ndim == 2 else None  # of a grid, a point may well be empty
+    sizes = np.atleast_1d(np.maximum(X.max(axis), -X.min(axis)))
+    cure = "scale X or set dtype='float64'."
+    if sizes.max() > float(_FLOAT32.max):
+        raise ValueError(f"X holds {sizes.max():.3g}, beyond float32's range; {cure}")
+    vanishing = np.flatnonzero((sizes > 0) & (sizes < float(_FLOAT32.tiny)))
+    if training and len(vanishing):
+        where = f"column {vanishing[0]} of X" if X.ndim == 2 else "X"
         raise ValueError(
-            f"X holds {largest:.3g}, beyond float32's range; scale X or set "
-            "dtype='float64'."
+            f"{where} holds nothing above {sizes[vanishing[0]]:.3g}, which float32 "
+            f"takes for zero; {cure}"
         )

@@ -171,13 +171,14 @@ class TensorBatches(Dataset):
             yield source.to(self.device, self.input_dtype), rows
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
-        """Weighted mean and variance of each column, in float64, in one pass."""
+        """Weighted mean and standard deviation of each column, in float64."""
         wide = wide_dtype(self.device)
+        unit = self._column_units(wide)
         total = torch.zeros((), dtype=wide, device=self.device)
         mean = torch.zeros(self.sample_shape, dtype=wide, device=self.device)
         square = mean.clone()
         for chunk, rows in self.chunks(1):
-            chunk, weight = chunk.to(wide), torch.ones((), dtype=wide)
+            chunk, weight = chunk.to(wide) / unit, torch.ones((), dtype=wide)
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows].to(wide)
             weight = weight.to(chunk.device).expand(len(chunk))
@@ -190,7 +191,16 @@ class TensorBatches(Dataset):
             between = weight_sum * (total - weight_sum) / total
             within = torch.tensordot(weight, (chunk - chunk_mean).square(), 1)
             square = square + within + between * gap.square()
-        return mean, square / total
+        return unit * mean, unit * (square / total).sqrt()
+
+    def _column_units(self, dtype: torch.dtype) -> Tensor:
+        """Power of two near each column's largest number, whose square may overflow."""
+        largest = torch.zeros(self.sample_shape, dtype=dtype)
+        for chunk, _ in self.chunks(1):
+            high, low = chunk.amax(0).to(largest), chunk.amin(0).to(largest)
+            largest = torch.maximum(largest, torch.maximum(high, -low))
+        mantissa = 2 * torch.frexp(largest).mantissa
+        return torch.where(largest > 0, largest / mantissa, 1.0).to(self.device)
 
     def in_order(self) -> TensorBatches:
         """Give the same rows without shuffling; the memory is shared."""

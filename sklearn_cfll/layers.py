@@ -33,7 +33,7 @@ class Standardize(nn.Module):
 
     @classmethod
     def fitted(cls, batches: TensorBatches) -> Standardize:
-        """Fit on the rows given, in one pass in float64.
+        """Fit on the rows given, in float64.
 
         Parameters
         ----------
@@ -44,10 +44,10 @@ class Standardize(nn.Module):
         -------
         module : Standardize
         """
-        mean, variance = batches.column_moments()
-        # A constant column has a variance of rounding alone.
+        mean, deviation = batches.column_moments()
+        # A constant column deviates by rounding alone.
         spacing = torch.finfo(mean.dtype).eps * batches.n_samples
-        scale = torch.where(variance > (spacing * mean) ** 2, variance.sqrt(), 1.0)
+        scale = torch.where(deviation > spacing * mean.abs(), deviation, 1.0)
         return cls(mean, scale).to(batches.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Standardize:

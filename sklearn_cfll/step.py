@@ -57,14 +57,14 @@ class TrainingStep(TrainingLoop):
             self._recall_head()  # the last trial need not be the one that was kept
         if self.searches_ or self.update_order == "backbone_first":
             with torch.no_grad():
-                self._update_head(batch, self.module_.backbone(batch[0]["X"]))
+                self._update_head(batch, self._features_of(batch))
         self.step_ += 1
         return first[0]
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Compute the loss and its gradient in the backbone, at a detached head."""
         inputs, targets = batch
-        features = self.module_.backbone(inputs["X"])
+        features = self._features_of(batch)
         if features.shape[:-1] != targets.shape[:-1]:
             raise ValueError(
                 f"the backbone returned features of shape {tuple(features.shape)} for "
@@ -86,6 +86,21 @@ class TrainingStep(TrainingLoop):
         if loss.requires_grad:
             loss.backward()
         return step
+
+    def _features_of(self, batch: Batch) -> Tensor:
+        """Run the backbone; one with BatchNorm can't take a single row."""
+        X = batch[0]["X"]
+        try:
+            features: Tensor = self.module_.backbone(X)
+        except ValueError as error:
+            if len(X) > 1:
+                raise
+            raise ValueError(
+                f"the backbone raised ValueError for a batch of one row: {error}; set "
+                f"batch_size to 3 or more (now {self.batch_size}), which leaves no "
+                "such batch, or take LayerNorm in place of BatchNorm."
+            ) from error
+        return features
 
     def get_loss(
         self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
@@ -110,7 +125,7 @@ class TrainingStep(TrainingLoop):
         """Prepare the head and its update by the first batch."""
         inputs, targets = batch
         with torch.no_grad():
-            features = self.module_.backbone(inputs["X"])
+            features = self._features_of(batch)
         self.head_update_.start_(
             self.module_.head, features, targets, inputs.get("sample_weight")
         )

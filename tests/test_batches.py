@@ -246,13 +246,13 @@ def test_chunks_follow_the_rows_index(X, y):
 def test_column_moments_are_those_of_numpy(X, monkeypatch, numbers):
     monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", numbers)
     weights = np.random.default_rng(1).uniform(size=50)
-    mean, variance = TensorBatches(
+    mean, deviation = TensorBatches(
         X, sample_weight=weights, dtype=torch.float64
     ).column_moments()
     expected = np.average(X, axis=0, weights=weights)
     np.testing.assert_allclose(mean, expected, rtol=1e-12)
     expected = np.average((X - expected) ** 2, axis=0, weights=weights)
-    np.testing.assert_allclose(variance, expected, rtol=1e-12)
+    np.testing.assert_allclose(deviation, np.sqrt(expected), rtol=1e-12)
 
 
 def test_weighted_column_moments_are_those_of_repeated_rows(X, monkeypatch):

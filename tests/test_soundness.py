@@ -44,8 +44,15 @@ def test_predictions_follow_the_scale_and_shift_of_y(table, fresh_rows, scale, s
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "scale",
-    [2.0**20, 2.0**-20, 2.0 ** np.array([300.0, -300, 0, 30])],
-    ids=["large", "small", "each"],
+    [
+        2.0**20,
+        2.0**-20,
+        2.0**700,  # 5e+210, whose square overflows
+        2.0**-700,
+        2.0 ** np.array([300.0, -300, 0, 30]),
+        2.0 ** np.array([1000.0, -1000, 0, -400]),
+    ],
+    ids=["large", "small", "huge", "tiny", "each", "each huge or tiny"],
 )
 def test_powers_of_two_in_x_change_nothing(table, fresh_rows, scale, dtype):
     (X, y), X_new = table, fresh_rows[0]
@@ -64,6 +71,64 @@ def test_the_scale_and_shift_of_columns_change_nothing(table, fresh_rows, scale,
     moved = predictions(X * scale + shift, y, X_new * scale + shift, dtype="float64")
     # A column of 1e-9 beside 1 has seven digits.
     assert_allclose(moved, plain, rtol=0, atol=1e-4 * y.std())
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "message"),
+    [
+        (
+            1e200,
+            "float32",
+            r"X holds 1e\+200, beyond float32's range; scale X or set "
+            r"dtype='float64'\.",
+        ),
+        (
+            [1.0, 1.0, 1e-200, 1e-200],
+            "float32",
+            r"column 2 of X holds nothing above 1e-200, which float32 takes for "
+            r"zero; scale X or set dtype='float64'\.",
+        ),
+        (
+            [1e200, 1e-200, 1.0, 1.0],
+            "float64",
+            r"backbone Sequential returned features that are not finite for X of shape "
+            r"\(2, 4\); scale X or check the backbone's initial weights\.",
+        ),
+    ],
+    ids=["huge", "tiny", "huge and tiny"],
+)
+def test_a_backbone_that_takes_x_as_it_is_refuses_such_columns(
+    table, scale, dtype, message
+):
+    X, y = table
+    X = np.vstack([np.ones(4), X[1:]]) * scale
+    backbone = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        regressor(backbone, dtype=dtype).fit(X, y)
+
+
+def test_a_grid_may_hold_points_that_float32_takes_for_zero(table):
+    X, y = table
+    fields = X.reshape(-1, 2, 2) * [1.0, 1e-60]
+    regressor(nn.Flatten(), dtype="float32", max_epochs=1).fit(fields, y)
+    with pytest.raises(ValueError, match=r"^X holds nothing above 9\.\d\de-61, which"):
+        regressor(nn.Flatten(), dtype="float32").fit(1e-60 * X.reshape(-1, 2, 2), y)
+
+
+def test_held_out_rows_may_be_small_where_training_rows_are_not(table):
+    X, y = table
+    model = regressor(nn.Linear(4, 8), dtype="float32", max_epochs=1)
+    model.fit(X, y, X_val=X[:3] * [1.0, 1.0, 1e-200, 0.0], y_val=y[:3])
+    assert np.isfinite(model.history_[-1, "valid_loss"])
+
+
+def test_columns_that_are_lost_beside_the_biases_are_told(table):
+    X, y = table
+    backbone = nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.LayerNorm(32))
+    for seed in range(3):
+        model = regressor(backbone, dtype="float64", max_epochs=3, random_state=seed)
+        with pytest.warns(ConvergenceWarning, match="the same features.*scale X"):
+            model.fit(1e-200 * X, y)
 
 
 # Awkward tables -----------------------------------------------------------------
@@ -94,6 +159,36 @@ def test_a_last_batch_of_one_row_is_evened_out_or_taken(table):
     X, y = (part[:61] for part in table)
     model = regressor(batch_size=60, max_epochs=60).fit(X, y)
     assert model.score(X, y) > 0.9
+
+
+def normalised():
+    return nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Tanh())
+
+
+@pytest.mark.parametrize("order", ["head_first", "backbone_first"])
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(61, 60), (61, 3), (4, 3)])
+def test_batch_norm_meets_no_batch_of_one_row(table, n_rows, batch_size, order):
+    X, y = (part[:n_rows] for part in table)
+    settings = {"batch_size": batch_size, "update_order": order}
+    model = regressor(normalised(), max_epochs=10, **settings).fit(X, y)
+    assert np.isfinite(model.predict(X)).all()
+
+
+@pytest.mark.parametrize("order", ["head_first", "backbone_first"])
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(61, 2), (60, 1)])
+def test_batch_norm_with_a_batch_of_one_row_is_an_error(
+    table, n_rows, batch_size, order
+):
+    X, y = (part[:n_rows] for part in table)
+    model = regressor(normalised(), batch_size=batch_size, update_order=order)
+    message = (
+        r"^the backbone raised ValueError for a batch of one row: Expected more than 1 "
+        r"value per channel when training, got input size torch\.Size\(\[1, 32\]\); "
+        rf"set batch_size to 3 or more \(now {batch_size}\), which leaves no such "
+        r"batch, or take LayerNorm in place of BatchNorm\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
 
 
 @pytest.mark.parametrize("batch_size", [1, "auto"])

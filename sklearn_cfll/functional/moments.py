@@ -130,7 +130,7 @@ class RidgePath:
         # Directions that the data don't span to rounding get no weight at alpha 0.
         # The Gram of constant features is rounding of their mean, squared.
         spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
-        constant = (spacing * moments.feature_mean).square().amax()
+        constant = (spacing * moments.feature_mean).square().sum()
         self.floor = torch.maximum(self.values.amax() * spacing, constant)
 
     def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
