@@ -14,30 +14,30 @@ from torch import nn
 
 from sklearn_cfll.optimizers import MuonWithAdamW
 
-OPTIMIZERS = {
-    "adamw": (torch.optim.AdamW, 2e-2),
-    "adam": (torch.optim.Adam, 2e-2),
-    "nadam": (torch.optim.NAdam, 2e-2),
-    "radam": (torch.optim.RAdam, 2e-2),
-    "rmsprop": (torch.optim.RMSprop, 3e-3),
-    "adagrad": (torch.optim.Adagrad, 3e-2),
-    "sgd": (torch.optim.SGD, 1e-1),
-    "lbfgs": (torch.optim.LBFGS, 1.0),
+# The classes of torch.optim by the rate that "auto" stands for.
+RATES = {
+    1.0: ["LBFGS"],
+    1e-1: ["SGD"],
+    3e-2: ["Adagrad"],
+    2e-2: ["AdamW", "Adam", "NAdam", "RAdam", "Muon"],
+    3e-3: ["RMSprop"],
 }
-if hasattr(torch.optim, "Muon"):
-    OPTIMIZERS["muon"] = (MuonWithAdamW, 2e-2)
+OPTIMIZERS = [
+    (kind, rate) for rate in RATES for kind in RATES[rate] if hasattr(torch.optim, kind)
+]
 
 
 # Optimizer ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer_by_name_with_its_own_rate(table, fresh_rows, name):
-    whole = {"batch_size": "full"} if name == "lbfgs" else {}
-    model = regressor(optimizer=name, lr_schedule="constant", **whole)
+@pytest.mark.parametrize(("kind", "rate"), OPTIMIZERS)
+def test_optimizer_by_name_with_its_own_rate(table, fresh_rows, kind, rate):
+    whole = {"batch_size": "full"} if kind == "LBFGS" else {}
+    model = regressor(optimizer=kind.lower(), lr_schedule="constant", **whole)
     model, seen = watched(model, *table)
-    expected, rate = OPTIMIZERS[name]
-    assert issubclass(seen.optimizer, expected)
+    assert seen.optimizer is (
+        MuonWithAdamW if kind == "Muon" else getattr(torch.optim, kind)
+    )
     assert set(seen.lr) == {rate}
     assert model.score(*fresh_rows) > 0.95
 

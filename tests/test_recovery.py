@@ -37,23 +37,25 @@ class Spoil(Callback):
                 parameter.mul_(self.factor)
 
 
-class Interrupt(Callback):
-    """Sends the signal of Ctrl-C at the first batch of an epoch."""
-
+class AtEpoch(Callback):
     def __init__(self, epoch):
         self.epoch = epoch
 
+    def reached(self, net):
+        return len(net.history) == self.epoch
+
+
+class Interrupt(AtEpoch):
+    """Sends the signal of Ctrl-C at the first batch of an epoch."""
+
     def on_batch_begin(self, net, **kwargs):
-        if len(net.history) == self.epoch:
+        if self.reached(net):
             signal.raise_signal(signal.SIGINT)
 
 
-class StopAfter(Callback):
-    def __init__(self, epoch):
-        self.epoch = epoch
-
+class StopAfter(AtEpoch):
     def on_epoch_end(self, net, **kwargs):
-        if len(net.history) == self.epoch:
+        if self.reached(net):
             raise KeyboardInterrupt
 
 
