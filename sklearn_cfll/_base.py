@@ -33,10 +33,9 @@ from sklearn_cfll._validation import (
     read_X,
 )
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.moments import RidgePath
+from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.net import CFLLNet
-from sklearn_cfll.network import Network
 
 
 class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
@@ -129,19 +128,18 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _finish(self, net: CFLLNet, problem: Problem) -> None:
         """Solve the exact head over all rows, and publish what was learnt."""
-        network = net.module_
-        alpha = check_alpha(self.alpha, network.head.weight.shape[1])
+        head = net.module_.head
+        alpha = check_alpha(self.alpha, head.weight.shape[1])
         path, chosen = solve_head(
-            network,
-            problem.batches,
-            problem.held_out_batches,
+            net,
+            problem,
             alpha=alpha,
             pooled=is_classifier(self),
-            unit=problem.unit,
+            loss_unit=self._loss_unit,
         )
         kept = alpha if chosen is None else chosen
         self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
-        self._calibrate(network, problem, path)
+        self._calibrate(net, problem, path)
         self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
@@ -151,9 +149,9 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         net.release()
         self.net_, self.history_, self.n_iter_ = net, history, len(history)
         self._input_dtype = problem.batches.input_dtype
-        self._publish_coefficients(network.head)
+        self._publish_coefficients(head)
 
-    def _calibrate(self, network: Network, problem: Problem, path: RidgePath) -> None:
+    def _calibrate(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         """Fit what probabilities need; nothing for a regressor."""
 
     # Using ----------------------------------------------------------------------
@@ -232,6 +230,21 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         raise NotImplementedError
+
+    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        """Give targets as the head sees them."""
+        encoded: NDArray[np.float64] = self._targets.encode(y, name)
+        return encoded
+
+    @property
+    def _loss_unit(self) -> float:
+        """Squared error of targets that are not predicted at all, about."""
+        return 1.0
+
+    @property
+    def _output_weight(self) -> Callable[..., Tensor] | None:
+        """The net's ``output_weight``."""
+        return None
 
     def _publish_coefficients(self, head: ClosedFormHead) -> None:
         raise NotImplementedError

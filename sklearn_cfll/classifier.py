@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
+from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
@@ -21,10 +24,10 @@ from sklearn_cfll._final import leave_one_out, stream
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import ClassTargets
-from sklearn_cfll.functional.moments import RidgePath
+from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.head import ClosedFormHead
-from sklearn_cfll.losses import accuracy
-from sklearn_cfll.network import Network
+from sklearn_cfll.losses import TrueClassWeight, accuracy
+from sklearn_cfll.net import CFLLNet
 
 # Bounds of the logarithm of the temperature.
 _LOG_TEMPERATURE = (-5.0, 5.0)
@@ -72,6 +75,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Parameters._parameter_constraints,
         "class_weight": [None, dict, StrOptions({"balanced"})],
+        "target_scale": [Interval(Real, 0, None, closed="neither")],
+        "true_class_weight": [Interval(Real, 0, None, closed="neither")],
     }
     _train_score = staticmethod(accuracy)
     _kind_of_targets = ClassTargets
@@ -96,6 +101,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         tol: float = 1e-4,
         scoring: Any = None,
         class_weight: Any = None,
+        target_scale: float = 1.0,
+        true_class_weight: float = 1.0,
         dtype: str = "auto",
         device: Any = "auto",
         callbacks: Any = None,
@@ -130,6 +137,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             verbose=verbose,
         )
         self.class_weight = class_weight
+        self.target_scale = target_scale
+        self.true_class_weight = true_class_weight
 
     # Targets --------------------------------------------------------------------
 
@@ -161,23 +170,34 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         super()._learn_targets(y, weight)
         self.classes_ = self._targets.classes
 
+    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        return self.target_scale * super()._encode(y, name)
+
+    @property
+    def _loss_unit(self) -> float:
+        return float(self.target_scale) ** 2
+
+    @property
+    def _output_weight(self) -> Callable[..., Tensor] | None:
+        if self.true_class_weight == 1 or len(self.classes_) == 2:
+            return None
+        return TrueClassWeight(float(self.true_class_weight))
+
     # Probabilities --------------------------------------------------------------
 
     @torch.no_grad()
-    def _calibrate(self, network: Network, problem: Problem, path: RidgePath) -> None:
+    def _calibrate(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         """Fit the temperature on rows that the backbone didn't see, if there are."""
         if problem.held_out_batches is not None:
             rows = [
-                (network.head(features), targets, weight)
-                for features, targets, weight in stream(
-                    network, problem.held_out_batches
-                )
+                (net.module_.head(features), targets, weight)
+                for features, targets, weight in stream(net, problem.held_out_batches)
             ]
         else:
             rows = [
                 (scores, targets, weight)
                 for _, targets, scores, weight in leave_one_out(
-                    network, path, problem.batches, [self.alpha_], problem.unit
+                    net, path, problem, [self.alpha_]
                 )
             ]
         scores = np.concatenate([row[0].double().cpu().numpy() for row in rows])
@@ -185,8 +205,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         weights = np.ones(len(scores))
         if rows[0][2] is not None:
             weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
-        self.temperature_ = _fit_temperature(
-            scores, ClassTargets.index(targets), weights / problem.unit
+        self.temperature_ = self.target_scale * _fit_temperature(
+            scores / self.target_scale,
+            ClassTargets.index(targets),
+            weights / problem.unit,
         )
 
     def _publish_coefficients(self, head: ClosedFormHead) -> None:
