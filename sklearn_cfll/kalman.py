@@ -96,6 +96,7 @@ class KalmanUpdate(HeadUpdate):
         progress: float = 0.0,
     ) -> None:
         """Predict the covariance, then take in the batch."""
+        refuse_output_weights(self, sample_weight)
         if self.root is None:
             self.start_(head, features, targets, sample_weight)
         assert self.root is not None

@@ -235,6 +235,7 @@ class RunningAverageUpdate(HeadUpdate):
         progress: float = 0.0,
     ) -> None:
         """Add the batch's moments, and solve the ridge problem of the sum."""
+        refuse_output_weights(self, sample_weight)
         moments = Moments.of(*as_rows(features, targets, sample_weight))
         if self.moments is not None:
             moments = self.moments.scaled(self.decay).merge(moments)

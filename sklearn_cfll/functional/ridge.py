@@ -211,7 +211,7 @@ def proximal_step(
         # The step solves A step = r, so that its slope solves A slope = -A' step,
         # where A' is the pull itself; the bias is eliminated as before.
         bias_side = -pull[..., None] * bias_step
-        shared = total * bias_side / (1 + pull[..., None])
+        shared = total[..., None] * bias_side / (1 + pull[..., None])
         system.mixed = False  # a slope needs no refinement
         weight_slope = system.solve(
             -system.pull * step - feature_mean[..., :, None] * shared[..., None, :]
