@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -24,13 +23,11 @@ from sklearn_cfll._final import leave_one_out, stream
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll._temperature import both_sides, fit_temperature
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import TrueClassWeight, accuracy
 from sklearn_cfll.net import CFLLNet
-
-# Bounds of the logarithm of the temperature.
-_LOG_TEMPERATURE = (-5.0, 5.0)
 
 
 @document
@@ -39,11 +36,25 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     Squared loss on targets of minus one and one, one output for each class and a
     single one for two classes. The class of the largest score is predicted;
-    probabilities are the softmax of the scores over a temperature.
+    probabilities are the softmax of the scores over a temperature. ``target_scale`` and
+    ``true_class_weight`` make it the rescaled square loss of Hui and Belkin.
 
     {parameters}
     class_weight : dict or "balanced", default=None
         Weights of the classes, multiplied with ``sample_weight``.
+    target_scale : float, default=1.0
+        The M of the rescaled square loss: targets are -M and M, and so are scores,
+        about. Gradients grow by its square, so that SGD at a rate over M squared does
+        the same as at M = 1; Adam's methods see it by their ``eps`` alone.
+        Probabilities don't depend on it otherwise.
+    true_class_weight : float, default=1.0
+        The k of the rescaled square loss: weight of the output of a row's true class,
+        where the other outputs weigh one, in the training's loss, the solves and the
+        choice of ``alpha``. Scores of the true class rise with it. It has no effect
+        with two classes, whose single output is that of the true class in each row.
+        Other values than one solve for each class apart: with c classes and d
+        features a step's solve costs c times as much, and the last one takes memory
+        ``O(c d^2)``.
 
     Attributes
     ----------
@@ -61,6 +72,11 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         The head's intercept.
 
     {notes}
+
+    Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
+    Cross-Entropy in Classification Tasks", arXiv 2006.07322, 2020. Their targets are 0
+    and M; as the head's intercept is free, that is the same up to the scale of the
+    scores, but for the pull of the first heads towards zero.
 
     Examples
     --------
@@ -205,7 +221,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         weights = np.ones(len(scores))
         if rows[0][2] is not None:
             weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
-        self.temperature_ = self.target_scale * _fit_temperature(
+        self.temperature_ = self.target_scale * fit_temperature(
             scores / self.target_scale,
             ClassTargets.index(targets),
             weights / problem.unit,
@@ -227,8 +243,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         Returns
         -------
         scores : array of shape (n_samples,) or (n_samples, n_classes)
-            For two classes the score of the second; near one where a class is sure,
-            near minus one where it is excluded.
+            For two classes the score of the second; near ``target_scale`` where a class
+            is sure, near minus that where it is excluded.
         """
         scores = self._raw_predictions(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
@@ -260,35 +276,5 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         probabilities : array of shape (n_samples, n_classes)
             Columns as in ``classes_``; rows sum to one.
         """
-        scores = _both_sides(self._raw_predictions(X))
+        scores = both_sides(self._raw_predictions(X))
         return softmax(scores / self.temperature_, axis=1)
-
-
-def _both_sides(scores: NDArray[Any]) -> NDArray[Any]:
-    """Scores of both classes where there is one of the second alone."""
-    return np.hstack([-scores, scores]) if scores.shape[1] == 1 else scores
-
-
-def _fit_temperature(
-    scores: NDArray[Any], index: NDArray[np.intp], weight: NDArray[Any]
-) -> float:
-    """Temperature of least log loss, with one more row that has every label alike.
-
-    The loss is convex in the inverse temperature, whose root is found by its
-    derivative. The added row keeps few rows, all of them right, from certainty.
-    """
-    scores = _both_sides(scores)
-    truth = scores[np.arange(len(index)), index]
-    total = weight.sum()
-    wanted = (weight @ truth + weight @ scores.mean(1) / total) / (total + 1)
-
-    def slope(log_temperature: float) -> float:
-        expected = (softmax(scores / np.exp(log_temperature), axis=1) * scores).sum(1)
-        return float(weight @ expected / total - wanted)
-
-    low, high = _LOG_TEMPERATURE
-    if slope(low) <= 0:
-        return float(np.exp(low))
-    if slope(high) >= 0:
-        return float(np.exp(high))
-    return float(np.exp(brentq(slope, low, high, xtol=1e-14)))

@@ -38,6 +38,7 @@ ORDER = [
     "_docs",
     "_parameters",
     "_targets",
+    "_temperature",
     "_validation",
     "_problem",
     "_build",
