@@ -34,8 +34,8 @@ from sklearn_cfll._validation import (
 )
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import AnyPath
-from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
 
 
 class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
@@ -139,20 +139,20 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         )
         kept = alpha if chosen is None else chosen
         self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
-        self._calibrate(net, problem, path)
         self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
             history = type(history)([*vars(self)["history_"], *history])
             for i, row in enumerate(history):
                 row["epoch"] = i + 1
+        self.history_, self.n_iter_ = history, len(history)
+        self._adopt(net, problem.batches.input_dtype)
+        self._publish(net, problem, path)
         net.release()
-        self.net_, self.history_, self.n_iter_ = net, history, len(history)
-        self._input_dtype = problem.batches.input_dtype
-        self._publish_coefficients(head)
 
-    def _calibrate(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
-        """Fit what probabilities need; nothing for a regressor."""
+    def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
+        """Predict by a net from now on."""
+        self.net_, self._input_dtype = net, input_dtype
 
     # Using ----------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """Compute the outputs (n_samples, k), still encoded, in float64."""
         check_is_fitted(self)
         X = read_X(self, X, reset=False)
-        outputs = self._run(self.net_.module_, X).astype(np.float64, copy=False)
+        outputs = self._run(self._network, X).astype(np.float64, copy=False)
         if not np.isfinite(outputs).all():
             raise ValueError(
                 "predictions are not finite; X holds values far outside of those in "
@@ -246,8 +246,15 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """The net's ``output_weight``."""
         return None
 
-    def _publish_coefficients(self, head: ClosedFormHead) -> None:
+    def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        """Set the coefficients, and what else is learnt once the head is solved."""
         raise NotImplementedError
+
+    @property
+    def _network(self) -> Network:
+        """Backbone and the head that predicts."""
+        network: Network = self.net_.module_
+        return network
 
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None

@@ -217,7 +217,7 @@ def _valid_score(
     def score(net: CFLLNet, predictions: Tensor) -> float:
         # The estimator as it stands in the midst of the training.
         view = copy.copy(estimator)
-        view.net_, view._input_dtype = net, problem.batches.input_dtype
+        view._adopt(net, problem.batches.input_dtype)
         vars(view).pop("feature_names_in_", None)
         kwargs = {} if weight is None else {"sample_weight": weight}
         return float(scorer(view, X, y, **kwargs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
@@ -19,15 +20,14 @@ from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
-from sklearn_cfll._final import leave_one_out, stream
+from sklearn_cfll._logits import LinearLogits, both_sides, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import ClassTargets
-from sklearn_cfll._temperature import both_sides, fit_temperature
 from sklearn_cfll.functional.paths import AnyPath
-from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import TrueClassWeight, accuracy
 from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
 
 
 @document
@@ -35,18 +35,20 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """Neural network classifier whose last layer is solved in closed form.
 
     Squared loss on targets of minus one and one, one output for each class and a
-    single one for two classes. The class of the largest score is predicted;
-    probabilities are the softmax of the scores over a temperature. ``target_scale`` and
-    ``true_class_weight`` make it the rescaled square loss of Hui and Belkin.
+    single one for two classes, train the backbone. Logits are a blend of the solved
+    head's scores and of a logistic head on the same features, fitted in the end: the
+    blend, of one weight for each, has the least log loss on held-out rows.
+    ``target_scale`` and ``true_class_weight`` make the loss the rescaled square loss of
+    Hui and Belkin.
 
     {parameters}
     class_weight : dict or "balanced", default=None
         Weights of the classes, multiplied with ``sample_weight``.
     target_scale : float, default=1.0
-        The M of the rescaled square loss: targets are -M and M, and so are scores,
-        about. Gradients grow by its square, so that SGD at a rate over M squared does
-        the same as at M = 1; Adam's methods see it by their ``eps`` alone.
-        Probabilities don't depend on it otherwise.
+        The M of the rescaled square loss: targets are -M and M, and so are the solved
+        head's scores, about. Gradients grow by its square, so that SGD at a rate over
+        M squared does the same as at M = 1; Adam's methods see it by their ``eps``
+        alone. Logits don't depend on it otherwise.
     true_class_weight : float, default=1.0
         The k of the rescaled square loss: weight of the output of a row's true class,
         where the other outputs weigh one, in the training's loss, the solves and the
@@ -61,15 +63,17 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     {attributes}
     classes_ : array of shape (n_classes,)
         The labels, sorted.
-    temperature_ : float
-        Divides the scores before the softmax. It minimises the log loss on held-out
-        rows; where none were held out, that of the head's leave-one-out scores, which
-        is optimistic, since the backbone has seen those rows.
+    calibration_ : array of shape (2,)
+        Weights of the solved head's scores and of the logistic head in the logits.
+        Where no rows were held out, the second is zero and the first suits the solved
+        head's leave-one-out scores, which is optimistic, since the backbone has seen
+        those rows.
     coef_ : array of shape (1, d) or (n_classes, d)
-        Weights of the head: ``decision_function`` gives
-        ``transform(X) @ coef_.T + intercept_``.
+        Weights of both heads together: ``decision_function`` gives
+        ``transform(X) @ coef_.T + intercept_``. The solved head alone is
+        ``net_.module_.head``.
     intercept_ : array of shape (1,) or (n_classes,)
-        The head's intercept.
+        The intercept of both heads together.
 
     {notes}
 
@@ -201,40 +205,34 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     # Probabilities --------------------------------------------------------------
 
-    @torch.no_grad()
-    def _calibrate(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
-        """Fit the temperature on rows that the backbone didn't see, if there are."""
-        if problem.held_out_batches is not None:
-            rows = [
-                (net.module_.head(features), targets, weight)
-                for features, targets, weight in stream(net, problem.held_out_batches)
-            ]
-        else:
-            rows = [
-                (scores, targets, weight)
-                for _, targets, scores, weight in leave_one_out(
-                    net, path, problem, [self.alpha_]
-                )
-            ]
-        scores = np.concatenate([row[0].double().cpu().numpy() for row in rows])
-        targets = np.concatenate([row[1].double().cpu().numpy() for row in rows])
-        weights = np.ones(len(scores))
-        if rows[0][2] is not None:
-            weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
-        self.temperature_ = self.target_scale * fit_temperature(
-            scores / self.target_scale,
-            ClassTargets.index(targets),
-            weights / problem.unit,
+    def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        self.calibration_, logits = calibrate(
+            net, problem, path, self.alpha_, self.target_scale
         )
+        self._take(logits)
 
-    def _publish_coefficients(self, head: ClosedFormHead) -> None:
-        self.coef_ = head.weight.double().cpu().numpy().T.copy()
-        self.intercept_ = head.bias.double().cpu().numpy().copy()
+    def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
+        super()._adopt(net, input_dtype)
+        # Scores in the unit of the targets; logits come at the end of the training.
+        head = LinearLogits(net.module_.head.weight, net.module_.head.bias)
+        self._take(head.times(1 / self.target_scale))
+
+    def _take(self, logits: LinearLogits) -> None:
+        self.coef_ = logits.weight.double().cpu().numpy().T.copy()
+        self.intercept_ = logits.bias.double().cpu().numpy().copy()
+
+    @property
+    def _network(self) -> Network:
+        network = self.net_.module_
+        head = copy.deepcopy(network.head)
+        weight, bias = torch.from_numpy(self.coef_.T), torch.from_numpy(self.intercept_)
+        head.replace_(weight.to(head.weight), bias.to(head.bias))
+        return Network(network.backbone, head)
 
     # Using ----------------------------------------------------------------------
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Scores of the classes.
+        """Logits of the classes.
 
         Parameters
         ----------
@@ -242,15 +240,15 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
         Returns
         -------
-        scores : array of shape (n_samples,) or (n_samples, n_classes)
-            For two classes the score of the second; near ``target_scale`` where a class
-            is sure, near minus that where it is excluded.
+        logits : array of shape (n_samples,) or (n_samples, n_classes)
+            Their softmax is what :meth:`predict_proba` gives. For two classes the
+            logarithm of the odds of the second.
         """
-        scores = self._raw_predictions(X)
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        logits = self._raw_predictions(X)
+        return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict the class of the largest score.
+        """Predict the class of the largest logit.
 
         Parameters
         ----------
@@ -276,5 +274,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         probabilities : array of shape (n_samples, n_classes)
             Columns as in ``classes_``; rows sum to one.
         """
-        scores = both_sides(self._raw_predictions(X))
-        return softmax(scores / self.temperature_, axis=1)
+        probabilities: NDArray[np.float64] = softmax(
+            both_sides(self._raw_predictions(X)), axis=1
+        )
+        return probabilities

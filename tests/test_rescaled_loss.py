@@ -59,16 +59,18 @@ def test_a_scale_scales_the_scores_and_leaves_the_probabilities(wine, scale, wei
         for each in (1.0, scale)
     ]
     assert fitted[0].n_iter_ == fitted[1].n_iter_ < 30
-    scores, probabilities = (
+    logits, probabilities = (
         [getattr(model, method)(X) for model in fitted]
         for method in ("decision_function", "predict_proba")
     )
     # Powers of two do not round at all.
     tolerance = 0 if scale == 8.0 else 1e-6
+    assert_allclose(logits[1], logits[0], rtol=tolerance, atol=tolerance)
+    scores = [model.net_.predict_proba(X) for model in fitted]
     assert_allclose(scores[1], scale * scores[0], rtol=tolerance, atol=tolerance)
     assert_allclose(probabilities[1], probabilities[0], rtol=tolerance)
     assert_allclose(
-        fitted[1].temperature_, scale * fitted[0].temperature_, rtol=tolerance
+        fitted[1].calibration_ * [scale, 1.0], fitted[0].calibration_, rtol=tolerance
     )
     assert fitted[0].alpha_ == fitted[1].alpha_
 
@@ -91,7 +93,7 @@ def test_scores_are_near_the_scale_where_the_class_is_sure(wine):
     X, _ = wine
     sure = X[:, 0] > 0  # a column that tells two classes
     model = classifier(target_scale=30.0).fit(np.c_[X, 2.0 * sure - 1], sure)
-    scores = model.decision_function(np.c_[X, 2.0 * sure - 1])
+    scores = model.net_.predict_proba(np.c_[X, 2.0 * sure - 1])[:, 0]
     assert_allclose(scores, np.where(sure, 30, -30), atol=9)
     plain = classifier().fit(np.c_[X, 2.0 * sure - 1], sure)
     losses = [m.history_[0, "train_loss"] for m in (model, plain)]
@@ -100,9 +102,9 @@ def test_scores_are_near_the_scale_where_the_class_is_sure(wine):
 
 def test_a_warm_start_takes_a_new_scale(wine):
     model = classifier(nn.Identity(), alpha=0.1, warm_start=True).fit(*wine)
-    coefficients = model.coef_
+    weight = model.net_.module_.head.weight
     model.set_params(target_scale=2.0).fit(*wine)
-    assert_allclose(model.coef_, 2 * coefficients, rtol=1e-9)
+    assert_allclose(model.net_.module_.head.weight, 2 * weight, rtol=1e-9)
 
 
 # The weight of the true class ------------------------------------------------------
@@ -112,7 +114,7 @@ def test_a_larger_weight_raises_the_score_of_the_true_class(wine):
     X, y = wine
     scores = [
         np.take_along_axis(
-            classifier(true_class_weight=weight).fit(X, y).decision_function(X),
+            classifier(true_class_weight=weight).fit(X, y).net_.predict_proba(X),
             y[:, None],
             axis=1,
         ).mean()
@@ -138,8 +140,9 @@ def test_the_last_head_is_the_weighted_ridge_of_the_best_alpha(
     weights = TrueClassWeight(3.0)(targets, samples.double())
 
     head, bias = solve_ridge(features, targets, model.alpha_, weights)
-    assert_allclose(model.coef_, head.mT, rtol=1e-8)
-    assert_allclose(model.intercept_, bias, rtol=1e-8)
+    solved = model.net_.module_.head
+    assert_allclose(solved.weight, head, rtol=1e-8)
+    assert_allclose(solved.bias, bias, rtol=1e-8)
 
     def error(alpha):
         if held_out:
@@ -187,7 +190,7 @@ def test_integer_weights_equal_repeated_rows(wine, alpha, class_weight):
     )
 
 
-def test_the_temperature_counts_rows_and_not_outputs(wine):
+def test_the_calibration_counts_rows_and_not_outputs(wine):
     train, (X, y) = split(wine)
     weight = np.linspace(0.1, 3, len(y))
     model = classifier(true_class_weight=15.0)
@@ -195,7 +198,7 @@ def test_the_temperature_counts_rows_and_not_outputs(wine):
     scores = model.decision_function(X)
 
     def loss(factor):
-        logits = torch.from_numpy(scores) / (factor * model.temperature_)
+        logits = torch.from_numpy(scores) / factor
         return log_loss(y, logits.softmax(1), sample_weight=weight)
 
     # Within the pull of the one row that has every label alike.

@@ -4,7 +4,7 @@ The rescaled square loss (Hui and Belkin, arXiv 2006.07322, 2020) has two number
 targets' scale M and the weight k of the true class's output. For each table and seed
 the default classifier is fitted with some values of either, the other at one. M = 30 is
 fitted a second time with AdamW's `eps` times M squared, which is all of the optimizer
-that knows of M. Validation rows choose the epoch and the ridge and set the temperature;
+that knows of M. Validation rows choose the epoch and the ridge and calibrate the logits;
 accuracy and log loss are those of the test rows, which choose nothing.
 
 Run it with ``python examples/benchmarks/true_class_weight.py``; ``--help`` lists
