@@ -33,8 +33,7 @@ from sklearn_cfll._validation import (
     read_X,
 )
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.moments import RidgePath
-from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
 
@@ -129,32 +128,31 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _finish(self, net: CFLLNet, problem: Problem) -> None:
         """Solve the exact head over all rows, and publish what was learnt."""
-        network = net.module_
-        alpha = check_alpha(self.alpha, network.head.weight.shape[1])
+        head = net.module_.head
+        alpha = check_alpha(self.alpha, head.weight.shape[1])
         path, chosen = solve_head(
-            network,
-            problem.batches,
-            problem.held_out_batches,
+            net,
+            problem,
             alpha=alpha,
             pooled=is_classifier(self),
-            unit=problem.unit,
+            loss_unit=self._loss_unit,
         )
         kept = alpha if chosen is None else chosen
         self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
-        self._calibrate(network, problem, path)
         self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
             history = type(history)([*vars(self)["history_"], *history])
             for i, row in enumerate(history):
                 row["epoch"] = i + 1
+        self.history_, self.n_iter_ = history, len(history)
+        self._adopt(net, problem.batches.input_dtype)
+        self._publish(net, problem, path)
         net.release()
-        self.net_, self.history_, self.n_iter_ = net, history, len(history)
-        self._input_dtype = problem.batches.input_dtype
-        self._publish_coefficients(network.head)
 
-    def _calibrate(self, network: Network, problem: Problem, path: RidgePath) -> None:
-        """Fit what probabilities need; nothing for a regressor."""
+    def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
+        """Predict by a net from now on."""
+        self.net_, self._input_dtype = net, input_dtype
 
     # Using ----------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """Compute the outputs (n_samples, k), still encoded, in float64."""
         check_is_fitted(self)
         X = read_X(self, X, reset=False)
-        outputs = self._run(self.net_.module_, X).astype(np.float64, copy=False)
+        outputs = self._run(self._network, X).astype(np.float64, copy=False)
         if not np.isfinite(outputs).all():
             raise ValueError(
                 "predictions are not finite; X holds values far outside of those in "
@@ -233,8 +231,30 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _read_targets(self, y: Any) -> NDArray[Any]:
         raise NotImplementedError
 
-    def _publish_coefficients(self, head: ClosedFormHead) -> None:
+    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        """Give targets as the head sees them."""
+        encoded: NDArray[np.float64] = self._targets.encode(y, name)
+        return encoded
+
+    @property
+    def _loss_unit(self) -> float:
+        """Squared error of targets that are not predicted at all, about."""
+        return 1.0
+
+    @property
+    def _output_weight(self) -> Callable[..., Tensor] | None:
+        """The net's ``output_weight``."""
+        return None
+
+    def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        """Set the coefficients, and what else is learnt once the head is solved."""
         raise NotImplementedError
+
+    @property
+    def _network(self) -> Network:
+        """Backbone and the head that predicts."""
+        network: Network = self.net_.module_
+        return network
 
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None

@@ -41,6 +41,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "n_outputs": network.head.weight.shape[1],
         "alpha": _alpha_in_training(estimator.alpha, network.head),
         "prox": check_prox(estimator.prox, estimator.batch_size),
+        "output_weight": estimator._output_weight,
         "update_order": estimator.update_order,
         "lr_schedule": schedule,
         "train_score": estimator._train_score,
@@ -175,7 +176,8 @@ def _callbacks(estimator: Any, has_held_out: bool) -> list[Any]:
     if has_held_out and estimator.early_stopping is not False:
         lower = estimator.scoring is None
         monitor = "valid_loss" if lower else "valid_score"
-        patience = Patience(monitor, lower, estimator.n_iter_no_change, estimator.tol)
+        tol = estimator.tol * (estimator._loss_unit if lower else 1.0)
+        patience = Patience(monitor, lower, estimator.n_iter_no_change, tol)
         callbacks.insert(0, ("best_state", BestState(monitor, lower)))
         callbacks.append(("patience", patience))
     if estimator.verbose:
@@ -215,7 +217,7 @@ def _valid_score(
     def score(net: CFLLNet, predictions: Tensor) -> float:
         # The estimator as it stands in the midst of the training.
         view = copy.copy(estimator)
-        view.net_, view._input_dtype = net, problem.batches.input_dtype
+        view._adopt(net, problem.batches.input_dtype)
         vars(view).pop("feature_names_in_", None)
         kwargs = {} if weight is None else {"sample_weight": weight}
         return float(scorer(view, X, y, **kwargs))

@@ -11,20 +11,30 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.errors import PathErrors
-from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.paths import (
+    AnyPath,
+    errors_of,
+    merge,
+    moments_of,
+    path_of,
+)
 from sklearn_cfll.head import as_rows
-from sklearn_cfll.network import Network
+from sklearn_cfll.net import CFLLNet
 
 # Relative to the mean feature energy, thus the same for every backbone.
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
 
-def stream(network: Network, batches: TensorBatches) -> Any:
+def stream(net: CFLLNet, batches: TensorBatches) -> Any:
     """Yield features, targets and weights, chunk by chunk, without gradients."""
-    head = network.head
-    for X, rows in batches.chunks(sum(head.weight.shape)):
+    network = net.module_
+    n_features, n_outputs = network.head.weight.shape
+    numbers = n_features + n_outputs
+    if net.output_weight is not None:
+        numbers = n_features * n_outputs  # features in each output's own basis
+    for X, rows in batches.chunks(numbers):
         features = network.backbone(X)
         weight = batches.sample_weight
         targets = batches.encoded[rows]
@@ -32,17 +42,20 @@ def stream(network: Network, batches: TensorBatches) -> Any:
 
 
 @torch.no_grad()
-def training_path(network: Network, batches: TensorBatches) -> RidgePath:
+def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
     """Ridge path over all training rows, streamed through the moments."""
-    parts = (Moments.of(*rows) for rows in stream(network, batches))
-    moments = functools.reduce(Moments.merge, parts)
-    if not all(part.isfinite().all() for part in vars(moments).values()):
+    parts = (
+        moments_of(features, targets, net.row_weights(targets, weight))
+        for features, targets, weight in stream(net, batches)
+    )
+    moments = functools.reduce(merge, parts)
+    if not moments.finite:
         raise FloatingPointError(
             "the trained backbone's features of the training rows are not finite, or "
             "their squares overflow; decrease lr, or scale X."
         )
-    path = RidgePath(moments)
-    if path.values.amax() <= path.floor and _varies(batches):
+    path = path_of(moments)
+    if path.flat and _varies(batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
             "predictions are the mean of y; its units may be dead: decrease lr, scale "
@@ -62,65 +75,54 @@ def _varies(batches: TensorBatches) -> bool:
 
 @torch.no_grad()
 def held_out_errors(
-    network: Network,
-    path: RidgePath,
-    held_out: TensorBatches,
-    alphas: Any,
-    pooled: bool,
+    net: CFLLNet, path: AnyPath, held_out: TensorBatches, alphas: Any, pooled: bool
 ) -> tuple[Tensor, Tensor]:
     """Mean squared errors on held-out rows: of each alpha, and of the head as it is.
+
+    Their mean over the outputs is the mean over all weights.
 
     Returns
     -------
     errors : Tensor of shape (n_alphas, k), or (n_alphas, 1) where pooled
     current : Tensor of shape (k,)
     """
-    path_errors = PathErrors(path, pooled=pooled)
-    total = path.cross.new_zeros(())
-    errors, current = total, total
-    for features, targets, weight in stream(network, held_out):
-        targets = targets.to(path.cross)
-        weight = _row_weights(weight, targets)
-        squares = path_errors.squares(path.project(features), targets, alphas)
-        errors = errors + torch.stack([weight @ square for square in squares])
-        gap = network.head(features).to(targets) - targets
-        current = current + weight @ gap.square_()
-        total = total + weight.sum()
+    path_errors = errors_of(path, pooled=pooled)
+    errors: Any = 0.0
+    current: Any = 0.0
+    total: Any = 0.0
+    for features, targets, weight in stream(net, held_out):
+        projected = path.project(features)
+        targets = targets.to(projected)
+        weight = _loss_weights(net, targets, _row_weights(weight, targets))
+        squares = path_errors.squares(projected, targets, alphas)
+        errors = errors + torch.stack([_weighted_sum(weight, one) for one in squares])
+        gap = net.module_.head(features).to(targets) - targets
+        current = current + _weighted_sum(weight, gap.square_())
+        total = total + weight.sum(0).mean()
     return errors / total, current / total
 
 
 @torch.no_grad()
-def leave_one_out(
-    network: Network, path: RidgePath, batches: TensorBatches, alpha: Any, unit: float
-) -> Any:
+def leave_one_out(net: CFLLNet, path: AnyPath, problem: Problem, alpha: Any) -> Any:
     """Yield targets, their leave-one-out predictions, and weights, by chunks.
 
     A weight is taken as a count: what is left out is one unit of it, or the whole row
     where its weight is less, so that integer weights equal repeated rows.
-
-    Parameters
-    ----------
-    unit : float
-        One unit in terms of ``batches.sample_weight``.
     """
-    for features, targets, weight in stream(network, batches):
-        targets = targets.to(path.cross)
-        weight = _row_weights(weight, targets)
+    for features, targets, weight in stream(net, problem.batches):
         projected = path.project(features)
+        targets = targets.to(projected)
+        weight = _row_weights(weight, targets)
+        unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
         for i, a in enumerate(alpha):
-            kept = _kept(weight, path.leverage(projected, a), unit)
+            kept = _kept(unit, path.leverage(projected, a))
             residual = path.predict(projected, a).sub_(targets)
             yield i, targets, residual.div_(kept).add_(targets), weight
 
 
 @torch.no_grad()
 def leave_one_out_errors(
-    network: Network,
-    path: RidgePath,
-    batches: TensorBatches,
-    alphas: tuple[float, ...],
-    unit: float,
-    pooled: bool,
+    net: CFLLNet, path: AnyPath, problem: Problem, alphas: Any, pooled: bool
 ) -> Tensor:
     """Mean squared leave-one-out errors over the training rows.
 
@@ -128,35 +130,34 @@ def leave_one_out_errors(
     -------
     errors : Tensor of shape (n_alphas, k), or (n_alphas, 1) where pooled
     """
-    path_errors = PathErrors(path, pooled=pooled)
-    errors = path.cross.new_zeros(())
-    for features, targets, weight in stream(network, batches):
-        weight = _row_weights(weight, targets.to(path.cross))
+    path_errors = errors_of(path, pooled=pooled)
+    errors: Any = 0.0
+    for features, targets, weight in stream(net, problem.batches):
         projected = path.project(features)
-        leverage = path.leverage(projected, torch.tensor(alphas, dtype=torch.float64))
-        share = weight[:, None] / _kept(weight, leverage, unit).square()
-        squares = path_errors.squares(projected, targets, alphas)
-        errors = errors + torch.stack(
-            [one @ square for one, square in zip(share.mT, squares, strict=True)]
-        )
+        targets = targets.to(projected)
+        weight = _row_weights(weight, targets)
+        unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
+        weight = _loss_weights(net, targets, weight)
+        sums = [
+            _weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
+            for leverage, square in zip(
+                path.leverages(projected, alphas),
+                path_errors.squares(projected, targets, alphas),
+                strict=True,
+            )
+        ]
+        errors = errors + torch.stack(sums)
     return errors / path.moments.weight_sum
 
 
-def _kept(weight: Tensor, leverage: Tensor, unit: float) -> Tensor:
+def _kept(unit: Tensor, leverage: Tensor) -> Tensor:
     """Share of a row's residual that is left when one unit of it is left out."""
-    left_out = weight.clamp_max(unit)[:, None] * leverage
-    return (1 - left_out).clamp_min(1e-10)
+    return (1 - _by_row(unit) * leverage).clamp_min(1e-10)
 
 
 def solve_head(
-    network: Network,
-    train: TensorBatches,
-    held_out: TensorBatches | None,
-    *,
-    alpha: Any,
-    pooled: bool,
-    unit: float,
-) -> tuple[RidgePath, Any]:
+    net: CFLLNet, problem: Problem, *, alpha: Any, pooled: bool, loss_unit: float
+) -> tuple[AnyPath, Any]:
     """Replace the head by the exact one, unless held-out rows get worse.
 
     Parameters
@@ -164,35 +165,36 @@ def solve_head(
     alpha : float, array of shape (k,) or "auto"
     pooled : bool
         Whether "auto" chooses one alpha for all outputs.
-    unit : float
-        One unit of weight, see :func:`leave_one_out`.
+    loss_unit : float
+        Squared error of targets that are not predicted at all, about.
 
     Returns
     -------
-    path : RidgePath
+    path : RidgePath or RidgePathByOutput
     alpha : float, array of shape (k,) or None
         The exact head's ridge; None where the head of the training was kept.
     """
-    network.eval()
-    path = training_path(network, train)
+    net.module_.eval()
+    path = training_path(net, problem.batches)
     automatic = isinstance(alpha, str)
     candidates = ALPHA_PATH if automatic else [alpha]
     current = None
-    if held_out is not None:
-        shared = pooled and automatic
-        errors, current = held_out_errors(network, path, held_out, candidates, shared)
+    if problem.held_out_batches is not None:
+        errors, current = held_out_errors(
+            net, path, problem.held_out_batches, candidates, pooled and automatic
+        )
     elif automatic:
-        errors = leave_one_out_errors(network, path, train, ALPHA_PATH, unit, pooled)
+        errors = leave_one_out_errors(net, path, problem, candidates, pooled)
     if automatic:
-        best = _largest_of_the_best(errors)
+        score = errors.mean(1, keepdim=True) if pooled else errors
+        best = _largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
-        errors = errors.gather(0, best[None])
-    head = network.head
+        errors = errors.gather(0, best.expand(errors.shape[1])[None])
+    head = net.module_.head
     if current is not None and not errors.mean() <= current.mean():
         # Few held-out rows may like a head that fits nothing.
-        moments = path.moments
-        usual = moments.target_square.mean() / moments.weight_sum
-        if moments.error_of(head.weight, head.bias).mean() <= usual:
+        error = path.moments.error_of(head.weight, head.bias)
+        if error.mean() <= path.moments.error_of_mean.mean():
             return path, None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
@@ -215,3 +217,23 @@ def _row_weights(weight: Tensor | None, targets: Tensor) -> Tensor:
     if weight is None:
         return targets.new_ones(len(targets))
     return weight.to(targets)
+
+
+def _loss_weights(net: CFLLNet, targets: Tensor, weight: Tensor) -> Tensor:
+    """Give weights (n,) or (n, k), as the loss has them."""
+    weights = net.row_weights(targets, weight)
+    assert weights is not None
+    return weights
+
+
+def _by_row(weight: Tensor) -> Tensor:
+    """Give weights (n,) or (n, k) two axes."""
+    return weight.reshape(len(weight), -1)
+
+
+def _weighted_sum(weight: Tensor, errors: Tensor) -> Tensor:
+    """Sum (k,) over the rows of errors (n, k), with weights (n,), (n, 1) or (n, k)."""
+    weight = _by_row(weight)
+    if weight.shape[1] == 1:
+        return weight[:, 0] @ errors
+    return (weight * errors).sum(0)

@@ -56,16 +56,15 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             seed,
             stratify=is_classifier(estimator),
         )
-    targets = estimator._targets
     batches = place.batches(
         train,
-        targets.encode(train.chosen(train.y)),
+        estimator._encode(train.chosen(train.y)),
         batch_size=_batch_size(estimator.batch_size, len(train)),
         generator=torch.Generator().manual_seed(seed),
     )
     held_out_batches = None
     if held_out is not None:
-        encoded = targets.encode(held_out.chosen(held_out.y), "y_val")
+        encoded = estimator._encode(held_out.chosen(held_out.y), "y_val")
         held_out_batches = place.batches(held_out, encoded, batch_size=_HELD_OUT_BATCH)
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
+from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
-from sklearn_cfll._final import leave_one_out, stream
+from sklearn_cfll._logits import LinearLogits, both_sides, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import ClassTargets
-from sklearn_cfll.functional.moments import RidgePath
-from sklearn_cfll.head import ClosedFormHead
-from sklearn_cfll.losses import accuracy
+from sklearn_cfll.functional.paths import AnyPath
+from sklearn_cfll.losses import TrueClassWeight, accuracy
+from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
-
-# Bounds of the logarithm of the temperature.
-_LOG_TEMPERATURE = (-5.0, 5.0)
 
 
 @document
@@ -35,29 +35,52 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """Neural network classifier whose last layer is solved in closed form.
 
     Squared loss on targets of minus one and one, one output for each class and a
-    single one for two classes. The class of the largest score is predicted;
-    probabilities are the softmax of the scores over a temperature.
+    single one for two classes, train the backbone. Logits are a blend of the solved
+    head's scores and of a logistic head on the same features, fitted in the end: the
+    blend, of one weight for each, has the least log loss on held-out rows.
+    ``target_scale`` and ``true_class_weight`` make the loss the rescaled square loss of
+    Hui and Belkin.
 
     {parameters}
     class_weight : dict or "balanced", default=None
         Weights of the classes, multiplied with ``sample_weight``.
+    target_scale : float, default=1.0
+        The M of the rescaled square loss: targets are -M and M, and so are the solved
+        head's scores, about. Gradients grow by its square, so that SGD at a rate over
+        M squared does the same as at M = 1; Adam's methods see it by their ``eps``
+        alone. Logits don't depend on it otherwise.
+    true_class_weight : float, default=1.0
+        The k of the rescaled square loss: weight of the output of a row's true class,
+        where the other outputs weigh one, in the training's loss, the solves and the
+        choice of ``alpha``. Scores of the true class rise with it. It has no effect
+        with two classes, whose single output is that of the true class in each row.
+        Other values than one solve for each class apart: with c classes and d
+        features a step's solve costs c times as much, and the last one takes memory
+        ``O(c d^2)``.
 
     Attributes
     ----------
     {attributes}
     classes_ : array of shape (n_classes,)
         The labels, sorted.
-    temperature_ : float
-        Divides the scores before the softmax. It minimises the log loss on held-out
-        rows; where none were held out, that of the head's leave-one-out scores, which
-        is optimistic, since the backbone has seen those rows.
+    calibration_ : array of shape (2,)
+        Weights of the solved head's scores and of the logistic head in the logits.
+        Where no rows were held out, the second is zero and the first suits the solved
+        head's leave-one-out scores, which is optimistic, since the backbone has seen
+        those rows.
     coef_ : array of shape (1, d) or (n_classes, d)
-        Weights of the head: ``decision_function`` gives
-        ``transform(X) @ coef_.T + intercept_``.
+        Weights of both heads together: ``decision_function`` gives
+        ``transform(X) @ coef_.T + intercept_``. The solved head alone is
+        ``net_.module_.head``.
     intercept_ : array of shape (1,) or (n_classes,)
-        The head's intercept.
+        The intercept of both heads together.
 
     {notes}
+
+    Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
+    Cross-Entropy in Classification Tasks", arXiv 2006.07322, 2020. Their targets are 0
+    and M; as the head's intercept is free, that is the same up to the scale of the
+    scores, but for the pull of the first heads towards zero.
 
     Examples
     --------
@@ -72,6 +95,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Parameters._parameter_constraints,
         "class_weight": [None, dict, StrOptions({"balanced"})],
+        "target_scale": [Interval(Real, 0, None, closed="neither")],
+        "true_class_weight": [Interval(Real, 0, None, closed="neither")],
     }
     _train_score = staticmethod(accuracy)
     _kind_of_targets = ClassTargets
@@ -96,6 +121,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         tol: float = 1e-4,
         scoring: Any = None,
         class_weight: Any = None,
+        target_scale: float = 1.0,
+        true_class_weight: float = 1.0,
         dtype: str = "auto",
         device: Any = "auto",
         callbacks: Any = None,
@@ -130,6 +157,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             verbose=verbose,
         )
         self.class_weight = class_weight
+        self.target_scale = target_scale
+        self.true_class_weight = true_class_weight
 
     # Targets --------------------------------------------------------------------
 
@@ -161,42 +190,49 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         super()._learn_targets(y, weight)
         self.classes_ = self._targets.classes
 
+    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+        return self.target_scale * super()._encode(y, name)
+
+    @property
+    def _loss_unit(self) -> float:
+        return float(self.target_scale) ** 2
+
+    @property
+    def _output_weight(self) -> Callable[..., Tensor] | None:
+        if self.true_class_weight == 1 or len(self.classes_) == 2:
+            return None
+        return TrueClassWeight(float(self.true_class_weight))
+
     # Probabilities --------------------------------------------------------------
 
-    @torch.no_grad()
-    def _calibrate(self, network: Network, problem: Problem, path: RidgePath) -> None:
-        """Fit the temperature on rows that the backbone didn't see, if there are."""
-        if problem.held_out_batches is not None:
-            rows = [
-                (network.head(features), targets, weight)
-                for features, targets, weight in stream(
-                    network, problem.held_out_batches
-                )
-            ]
-        else:
-            rows = [
-                (scores, targets, weight)
-                for _, targets, scores, weight in leave_one_out(
-                    network, path, problem.batches, [self.alpha_], problem.unit
-                )
-            ]
-        scores = np.concatenate([row[0].double().cpu().numpy() for row in rows])
-        targets = np.concatenate([row[1].double().cpu().numpy() for row in rows])
-        weights = np.ones(len(scores))
-        if rows[0][2] is not None:
-            weights = np.concatenate([row[2].double().cpu().numpy() for row in rows])
-        self.temperature_ = _fit_temperature(
-            scores, ClassTargets.index(targets), weights / problem.unit
+    def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        self.calibration_, logits = calibrate(
+            net, problem, path, self.alpha_, self.target_scale
         )
+        self._take(logits)
 
-    def _publish_coefficients(self, head: ClosedFormHead) -> None:
-        self.coef_ = head.weight.double().cpu().numpy().T.copy()
-        self.intercept_ = head.bias.double().cpu().numpy().copy()
+    def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
+        super()._adopt(net, input_dtype)
+        # Scores in the unit of the targets; logits come at the end of the training.
+        head = LinearLogits(net.module_.head.weight, net.module_.head.bias)
+        self._take(head.times(1 / self.target_scale))
+
+    def _take(self, logits: LinearLogits) -> None:
+        self.coef_ = logits.weight.double().cpu().numpy().T.copy()
+        self.intercept_ = logits.bias.double().cpu().numpy().copy()
+
+    @property
+    def _network(self) -> Network:
+        network = self.net_.module_
+        head = copy.deepcopy(network.head)
+        weight, bias = torch.from_numpy(self.coef_.T), torch.from_numpy(self.intercept_)
+        head.replace_(weight.to(head.weight), bias.to(head.bias))
+        return Network(network.backbone, head)
 
     # Using ----------------------------------------------------------------------
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Scores of the classes.
+        """Logits of the classes.
 
         Parameters
         ----------
@@ -204,15 +240,15 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
         Returns
         -------
-        scores : array of shape (n_samples,) or (n_samples, n_classes)
-            For two classes the score of the second; near one where a class is sure,
-            near minus one where it is excluded.
+        logits : array of shape (n_samples,) or (n_samples, n_classes)
+            Their softmax is what :meth:`predict_proba` gives. For two classes the
+            logarithm of the odds of the second.
         """
-        scores = self._raw_predictions(X)
-        return scores[:, 0] if scores.shape[1] == 1 else scores
+        logits = self._raw_predictions(X)
+        return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict the class of the largest score.
+        """Predict the class of the largest logit.
 
         Parameters
         ----------
@@ -238,35 +274,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         probabilities : array of shape (n_samples, n_classes)
             Columns as in ``classes_``; rows sum to one.
         """
-        scores = _both_sides(self._raw_predictions(X))
-        return softmax(scores / self.temperature_, axis=1)
-
-
-def _both_sides(scores: NDArray[Any]) -> NDArray[Any]:
-    """Scores of both classes where there is one of the second alone."""
-    return np.hstack([-scores, scores]) if scores.shape[1] == 1 else scores
-
-
-def _fit_temperature(
-    scores: NDArray[Any], index: NDArray[np.intp], weight: NDArray[Any]
-) -> float:
-    """Temperature of least log loss, with one more row that has every label alike.
-
-    The loss is convex in the inverse temperature, whose root is found by its
-    derivative. The added row keeps few rows, all of them right, from certainty.
-    """
-    scores = _both_sides(scores)
-    truth = scores[np.arange(len(index)), index]
-    total = weight.sum()
-    wanted = (weight @ truth + weight @ scores.mean(1) / total) / (total + 1)
-
-    def slope(log_temperature: float) -> float:
-        expected = (softmax(scores / np.exp(log_temperature), axis=1) * scores).sum(1)
-        return float(weight @ expected / total - wanted)
-
-    low, high = _LOG_TEMPERATURE
-    if slope(low) <= 0:
-        return float(np.exp(low))
-    if slope(high) >= 0:
-        return float(np.exp(high))
-    return float(np.exp(brentq(slope, low, high, xtol=1e-14)))
+        probabilities: NDArray[np.float64] = softmax(
+            both_sides(self._raw_predictions(X)), axis=1
+        )
+        return probabilities

@@ -91,8 +91,9 @@ class ClosedFormHead(nn.Module):
         ----------
         features : Tensor of shape (n, ..., d)
         targets : Tensor of shape (n, ..., k)
-        sample_weight : Tensor of shape (n,), default=None
-            One weight a sample, shared by the sample's grid points.
+        sample_weight : Tensor of shape (n,) or (n, ..., k), default=None
+            One weight a sample, shared by the sample's grid points, or one for each
+            of the targets, at the cost of a solve for each output.
         alpha : float or Tensor of shape (k,)
             Ridge relative to the mean feature energy.
         prox : float, Tensor of shape () or PrequentialProx
@@ -195,7 +196,9 @@ def as_rows(
     """Flatten sample and grid axes into rows; a sample's weight goes to each."""
     if features.ndim == 2:
         return features, targets, sample_weight
-    if sample_weight is not None:
+    if sample_weight is not None and sample_weight.ndim > 1:
+        sample_weight = sample_weight.reshape(-1, sample_weight.shape[-1])
+    elif sample_weight is not None:
         n_points = features[0, ..., 0].numel()
         sample_weight = sample_weight.repeat_interleave(n_points)
     n_features, n_outputs = features.shape[-1], targets.shape[-1]

@@ -13,7 +13,7 @@ from sklearn_cfll.functional.kalman import (
 )
 from sklearn_cfll.functional.ridge import feature_energy
 from sklearn_cfll.head import ClosedFormHead, as_rows
-from sklearn_cfll.updates import HeadUpdate
+from sklearn_cfll.updates import HeadUpdate, refuse_output_weights
 
 
 class KalmanUpdate(HeadUpdate):
@@ -78,6 +78,7 @@ class KalmanUpdate(HeadUpdate):
         sample_weight: Tensor | None = None,
     ) -> None:
         """Set the prior; the batch gives its unit alone."""
+        refuse_output_weights(self, sample_weight)
         features, _, sample_weight = as_rows(features, targets, sample_weight)
         head.slope = None
         unit = self._unit(features.detach(), sample_weight)
@@ -95,6 +96,7 @@ class KalmanUpdate(HeadUpdate):
         progress: float = 0.0,
     ) -> None:
         """Predict the covariance, then take in the batch."""
+        refuse_output_weights(self, sample_weight)
         if self.root is None:
             self.start_(head, features, targets, sample_weight)
         assert self.root is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,7 +17,8 @@ class SquaredLoss(nn.Module):
         Parameters
         ----------
         predictions, targets : Tensor of shape (n, ..., k)
-        sample_weight : Tensor of shape (n,), default=None
+        sample_weight : Tensor of shape (n,) or (n, ..., k), default=None
+            One for each sample, or one for each of the errors.
 
         Returns
         -------
@@ -30,8 +32,45 @@ class SquaredLoss(nn.Module):
             )
         if sample_weight is None:
             return nn.functional.mse_loss(predictions, targets)
-        per_sample = (predictions - targets).square().flatten(1).mean(1)
-        return (sample_weight * per_sample).sum() / sample_weight.sum()
+        errors = (predictions - targets).square()
+        if sample_weight.ndim == 1:
+            errors = errors.flatten(1).mean(1)
+        return (sample_weight * errors).sum() / sample_weight.sum()
+
+
+class TrueClassWeight:
+    """Weigh the output of the true class, whose target is positive, by a factor.
+
+    Parameters
+    ----------
+    factor : float
+        Relative to the weight of the other outputs.
+
+    References
+    ----------
+    Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
+    Cross-Entropy in Classification Tasks", arXiv 2006.07322, 2020.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Give a weight for each sample and output.
+
+        Parameters
+        ----------
+        targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,), default=None
+
+        Returns
+        -------
+        weight : Tensor of shape (n, ..., k)
+        """
+        weight = torch.ones_like(targets).masked_fill_(targets > 0, self.factor)
+        if sample_weight is None:
+            return weight
+        return weight * sample_weight.reshape(-1, *[1] * (targets.ndim - 1))
 
 
 class Tally:

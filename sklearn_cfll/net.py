@@ -46,6 +46,10 @@ class CFLLNet(TrainingStep):
     head_update : HeadUpdate, default=None
         Another rule by which a batch moves the head, such as ``KalmanUpdate()``; it
         then rules alone, and ``alpha`` and ``prox`` are not used. It is copied.
+    output_weight : callable, default=None
+        ``f(targets, sample_weight)``, which gives a weight for each of the targets, in
+        the loss and in the solves; then each output has a solve of its own. None
+        weighs all outputs of a row alike.
     update_order : {"head_first", "backbone_first"}, default="head_first"
         Whether a step solves the head before the backbone's gradient step, with one
         forward pass, or after it, with two (the paper's algorithm 1).
@@ -77,6 +81,7 @@ class CFLLNet(TrainingStep):
         alpha: float | Tensor = 1e-2,
         prox: str | float | tuple[float, float] = (1.0, 100.0),
         head_update: HeadUpdate | None = None,
+        output_weight: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
         train_score: Callable[..., Tensor] | None = None,
@@ -97,6 +102,7 @@ class CFLLNet(TrainingStep):
         self.alpha = alpha
         self.prox = prox
         self.head_update = head_update
+        self.output_weight = output_weight
         self.update_order = update_order
         self.lr_schedule = lr_schedule
         self.train_score = train_score

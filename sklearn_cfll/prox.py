@@ -89,11 +89,13 @@ class PrequentialProx:
             Targets of a new batch, less the last head's predictions.
         slope : Tensor of shape (n, ..., k)
             Derivative of those predictions by the logarithm of prox.
-        sample_weight : Tensor of shape (n,), default=None
+        sample_weight : Tensor of shape (n,) or (n, ..., k), default=None
         """
         gain = -residual * slope
         if sample_weight is not None:
-            gain = sample_weight * gain.flatten(1).mean(1) / sample_weight.mean()
+            if sample_weight.ndim == 1:
+                gain = gain.flatten(1).mean(1)
+            gain = sample_weight * gain / sample_weight.mean()
         gradient = gain.mean()
         self.n_learnt += 1
         first, second = self._MEMORY

@@ -11,8 +11,10 @@ from sklearn.utils.validation import check_array
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
+from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.functional.paths import AnyPath
+from sklearn_cfll.net import CFLLNet
 
 
 @document
@@ -55,7 +57,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             )
         return y
 
-    def _publish_coefficients(self, head: ClosedFormHead) -> None:
+    def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        head = net.module_.head
         targets = self._targets
         weight, bias = head.weight.double().cpu().numpy(), head.bias.double().cpu()
         coefficients = weight.T * targets.scale[:, None]

@@ -22,6 +22,7 @@ class TrainingStep(TrainingLoop):
 
     lr_schedule: Any
     update_order: Any
+    output_weight: Any
     last_: Any
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
@@ -79,8 +80,9 @@ class TrainingStep(TrainingLoop):
         loss = self.get_loss(predictions, targets, X=inputs, training=True)
         step = {"loss": loss.detach(), "y_pred": predictions.detach()}
         if self.searches_:
+            weight = self.row_weights(targets, inputs.get("sample_weight"))
             loss = loss + self.head_update_.penalty(
-                self.module_.head, features, inputs.get("sample_weight"), self.last_[:2]
+                self.module_.head, features, weight, self.last_[:2]
             )
             step["objective"] = loss.detach()
         if loss.requires_grad:
@@ -107,9 +109,29 @@ class TrainingStep(TrainingLoop):
     ) -> Tensor:
         """Compute the criterion, with the batch's weights where it has any."""
         weight = X.get("sample_weight") if isinstance(X, dict) else None
+        weight = self.row_weights(y_true, weight)
         if weight is None:
             return self.criterion_(y_pred, y_true)
         return self.criterion_(y_pred, y_true, weight)
+
+    def row_weights(
+        self, targets: Tensor, sample_weight: Tensor | None
+    ) -> Tensor | None:
+        """Give the weights that loss and solves use.
+
+        Parameters
+        ----------
+        targets : Tensor of shape (n, ..., k)
+        sample_weight : Tensor of shape (n,) or None
+
+        Returns
+        -------
+        weight : Tensor of shape (n,), or (n, ..., k) by ``output_weight``, or None
+        """
+        if self.output_weight is None:
+            return sample_weight
+        weight: Tensor = self.output_weight(targets, sample_weight)
+        return weight
 
     def _update_head(self, batch: Batch, features: Tensor) -> None:
         inputs, targets = batch
@@ -117,7 +139,7 @@ class TrainingStep(TrainingLoop):
             self.module_.head,
             features,
             targets,
-            inputs.get("sample_weight"),
+            self.row_weights(targets, inputs.get("sample_weight")),
             self.head_progress_,
         )
 
@@ -126,9 +148,8 @@ class TrainingStep(TrainingLoop):
         inputs, targets = batch
         with torch.no_grad():
             features = self._features_of(batch)
-        self.head_update_.start_(
-            self.module_.head, features, targets, inputs.get("sample_weight")
-        )
+        weight = self.row_weights(targets, inputs.get("sample_weight"))
+        self.head_update_.start_(self.module_.head, features, targets, weight)
 
     def _remember_head(self) -> None:
         """Keep the head, from which every trial of a step is to start."""

@@ -14,7 +14,8 @@ from sklearn_cfll.prox import as_prox
 class HeadUpdate:
     """What all rules share; a rule of one's own overrides ``update_``.
 
-    A net trains with a copy, so that one object serves many fits.
+    A net trains with a copy, so that one object serves many fits. Where its
+    ``output_weight`` is set, ``sample_weight`` is one for each of the targets.
     """
 
     @property
@@ -37,7 +38,7 @@ class HeadUpdate:
             Zero, or one to go on from.
         features : Tensor of shape (n, ..., d)
         targets : Tensor of shape (n, ..., k)
-        sample_weight : Tensor of shape (n,), default=None
+        sample_weight : Tensor of shape (n,) or (n, ..., k), default=None
         """
 
     def update_(
@@ -55,7 +56,7 @@ class HeadUpdate:
         head : ClosedFormHead
         features : Tensor of shape (n, ..., d)
         targets : Tensor of shape (n, ..., k)
-        sample_weight : Tensor of shape (n,), default=None
+        sample_weight : Tensor of shape (n,) or (n, ..., k), default=None
         progress : float, default=0.0
             Share of the training's steps that are done, from zero to one.
         """
@@ -77,7 +78,7 @@ class HeadUpdate:
         head : ClosedFormHead
             As the update left it.
         features : Tensor of shape (n, ..., d)
-        sample_weight : Tensor of shape (n,) or None
+        sample_weight : Tensor of shape (n,) or (n, ..., k), or None
         last : (Tensor of shape (d, k), Tensor of shape (k,))
             Weight and bias before the update.
 
@@ -158,10 +159,15 @@ class ProximalUpdate(HeadUpdate):
         """Compute the ridge and the pull at the head, averaged over its outputs."""
         features, _, sample_weight = as_rows(features, features, sample_weight)
         energy = feature_energy(features, sample_weight)
-        ridge = (self.alpha * head.weight.square().sum(0)).mean()
+        ridge = self.alpha * head.weight.square().sum(0)
         weight, bias = last
         pull = (head.weight - weight).square().sum(0) + (head.bias - bias).square()
-        return energy * (ridge + self._rule.value * pull.mean())
+        penalties = energy * (ridge + self._rule.value * pull)
+        if energy.ndim == 0 or sample_weight is None:
+            return penalties.mean()
+        # The loss, too, counts an output by its share of the weights.
+        totals = sample_weight.sum(0)
+        return totals @ penalties.to(totals) / totals.sum()
 
 
 class BatchRidgeUpdate(ProximalUpdate):
@@ -175,6 +181,16 @@ class BatchRidgeUpdate(ProximalUpdate):
 
     def __init__(self, alpha: float | Tensor = 1e-2) -> None:
         super().__init__(alpha, 0.0)
+
+
+def refuse_output_weights(rule: HeadUpdate, sample_weight: Tensor | None) -> None:
+    """Raise where weights differ by the output, in a rule with one factor for all."""
+    if sample_weight is not None and sample_weight.ndim > 1:
+        raise ValueError(
+            f"{type(rule).__name__} has one factor for all outputs, but each output "
+            "has weights of its own; set true_class_weight=1 (output_weight=None in "
+            "CFLLNet), or leave head_update out."
+        )
 
 
 class RunningAverageUpdate(HeadUpdate):
@@ -206,6 +222,7 @@ class RunningAverageUpdate(HeadUpdate):
         sample_weight: Tensor | None = None,
     ) -> None:
         """Begin with an empty sum."""
+        refuse_output_weights(self, sample_weight)
         self.moments, head.slope = None, None
 
     @torch.no_grad()
@@ -218,6 +235,7 @@ class RunningAverageUpdate(HeadUpdate):
         progress: float = 0.0,
     ) -> None:
         """Add the batch's moments, and solve the ridge problem of the sum."""
+        refuse_output_weights(self, sample_weight)
         moments = Moments.of(*as_rows(features, targets, sample_weight))
         if self.moments is not None:
             moments = self.moments.scaled(self.decay).merge(moments)

@@ -62,6 +62,29 @@ def test_time_to_quality_writes_a_row_for_each_table(tmp_path):
         assert f"     - {error:.4f}\n" in rst
 
 
+def test_true_class_weight_scores_every_setting(tmp_path):
+    printed = run_quickly(
+        "benchmarks/true_class_weight.py", tmp_path, "--output", "scores"
+    )
+    results = pd.read_csv(tmp_path / "scores" / "true_class_weight.csv")
+    assert results["setting"].tolist() == [
+        *("k=1", "k=2", "k=5", "k=15"),
+        *("M=30", "M=30, eps"),
+    ]
+    assert results["accuracy"].min() > 0.85
+    scores = results.set_index("setting")[["accuracy", "log loss"]]
+    for accuracy, loss in scores.to_numpy():
+        assert f" {accuracy:.4f} / {loss:.4f} / " in printed
+    # But for the optimizer's eps, the scale of the targets has no effect.
+    difference = scores.loc["M=30, eps"] - scores.loc["k=1"]
+    assert difference.abs().max() < 1e-6
+    assert scores["log loss"].nunique() > 3
+    line = (
+        r"^k=5: better in accuracy on [01], in log loss on [01], in both on [01] of 1$"
+    )
+    assert re.search(line, printed, re.M)
+
+
 def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):
     printed = run_quickly("plot_paper_claims.py", tmp_path)
     head, *rows = printed.splitlines()[:5]

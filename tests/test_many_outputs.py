@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from numpy.testing import assert_allclose
 from small_models import draw, regressor
 from torch import nn
 
-from sklearn_cfll import ClosedFormHead
+from sklearn_cfll import CFLLNet, ClosedFormHead
 from sklearn_cfll._final import ALPHA_PATH, leave_one_out, leave_one_out_errors
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional import Moments, PathErrors, RidgePath, proximal_update
+from sklearn_cfll.functional.paths import moments_of, path_of
+from sklearn_cfll.losses import TrueClassWeight
 from sklearn_cfll.network import Network
 
 N_FEATURES, N_OUTPUTS = 6, 40
@@ -42,27 +46,39 @@ def test_errors_are_those_of_the_heads_predictions(n_rows, n_outputs, pooled):
         assert_allclose(square, expected, rtol=1e-6, atol=0)
 
 
-def many_outputs(n_rows, weighted):
-    """Rows of a network that gives X itself as features, and the path over them."""
+def many_outputs(n_rows, weighted, output_weight):
+    """A net that gives X itself as features, the path over its rows, and the rows."""
     _, features, targets, weight = path_and_rows(n_rows)
     network = Network(nn.Identity(), ClosedFormHead(N_FEATURES, N_OUTPUTS))
+    sizes = {"n_features": N_FEATURES, "n_outputs": N_OUTPUTS}
+    net = CFLLNet(network, output_weight=output_weight, **sizes).initialize()
     weight = weight if weighted else None
+    path = path_of(moments_of(features, targets, net.row_weights(targets, weight)))
     batches = TensorBatches(features, targets, weight, dtype=torch.float64)
-    return network, RidgePath(Moments.of(features, targets, weight)), batches
+    return net, path, SimpleNamespace(batches=batches, unit=0.5)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("n_rows", [8, 50], ids=["nearly interpolated", "not"])
-def test_leave_one_out_errors_are_those_of_the_predictions(n_rows, weighted):
-    rows = many_outputs(n_rows, weighted)
+@pytest.mark.parametrize(
+    "output_weight", [None, TrueClassWeight(3.0)], ids=["shared", "by output"]
+)
+def test_leave_one_out_errors_are_those_of_the_predictions(
+    n_rows, weighted, output_weight
+):
+    rows = many_outputs(n_rows, weighted, output_weight)
     each, pooled = (
-        leave_one_out_errors(*rows, ALPHA_PATH, 0.5, pooled) for pooled in (False, True)
+        leave_one_out_errors(*rows, ALPHA_PATH, pooled) for pooled in (False, True)
     )
     for i, alpha in enumerate(ALPHA_PATH):
-        ((_, targets, predictions, weight),) = leave_one_out(*rows, [alpha], 0.5)
-        expected = weight @ (predictions - targets).square() / weight.sum()
+        ((_, targets, predictions, weight),) = leave_one_out(*rows, [alpha])
+        weight = weight[:, None]
+        if output_weight is not None:
+            weight = output_weight(targets, weight[:, 0])
+        square = weight * (predictions - targets).square()
+        expected = square.sum(0) / weight.sum(0).mean()
         assert_allclose(each[i], expected, rtol=1e-8)
-        assert_allclose(pooled[i], expected.mean(), rtol=1e-8)
+        assert_allclose(pooled[i].mean(), expected.mean(), rtol=1e-8)
 
 
 # One factorisation --------------------------------------------------------------

@@ -166,13 +166,14 @@ def test_integer_weights_equal_repeated_rows(n_rows, n_features):
 )
 def test_batch_dimensions_are_independent_problems(n_rows, n_features, alpha):
     problem = random_problem(n_rows, n_features, batch=(2, 4))
-    weight, bias, *_ = proximal_update(**problem, alpha=alpha, prox=0.5)
+    settings = {"alpha": alpha, "prox": 0.5, "with_slope": True}
+    together = proximal_update(**problem, **settings)
     for i in range(2):
         for j in range(4):
             single = {name: value[i, j] for name, value in problem.items()}
-            expected = proximal_update(**single, alpha=alpha, prox=0.5)
-            close(weight[i, j], expected[0])
-            close(bias[i, j], expected[1])
+            alone = proximal_update(**single, **settings)
+            for all_parts, expected in zip(together, alone, strict=True):
+                close(all_parts[i, j], expected)
 
 
 @SHAPES

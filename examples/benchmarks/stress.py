@@ -182,7 +182,7 @@ def judge(model, X, targets):
     """Say whether a fitted model's predictions make sense on its training rows."""
     rows, y, share = dict(model.net_.callbacks_)["Rows"].rows
     if isinstance(model, CFLLClassifier):
-        learnt = [model.coef_, model.temperature_, model.predict_proba(X)]
+        learnt = [model.coef_, model.calibration_, model.predict_proba(X)]
         hit = model.predict_proba(rows)[np.arange(len(y)), _index(model, y)]
         loss = -share @ np.log(hit.clip(1e-300))
         usual = np.log(len(model.classes_))

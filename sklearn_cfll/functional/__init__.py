@@ -1,7 +1,8 @@
 """Pure tensor functions: the mathematics, without state."""
 
 from sklearn_cfll.functional.errors import PathErrors
-from sklearn_cfll.functional.moments import Moments, RidgePath, solve_ridge
+from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.paths import solve_ridge
 from sklearn_cfll.functional.ridge import feature_energy, proximal_update
 
 __all__ = [

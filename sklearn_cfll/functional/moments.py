@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +104,16 @@ class Moments:
         return within + offset.square()
 
     @property
+    def error_of_mean(self) -> Tensor:
+        """Mean squared error (k,) of predicting each output's mean."""
+        return self.target_square / self.weight_sum
+
+    @property
+    def finite(self) -> bool:
+        """Whether all moments are finite."""
+        return all(bool(part.isfinite().all()) for part in vars(self).values())
+
+    @property
     def energy(self) -> Tensor:
         """Mean feature energy, as :func:`feature_energy` gives it."""
         square = self.gram.diagonal().sum() / self.weight_sum
@@ -144,6 +155,11 @@ class RidgePath:
         shifted = self._shifted(alpha)
         return torch.where(shifted > self.floor, self.cross / shifted, 0.0)
 
+    @property
+    def flat(self) -> bool:
+        """Whether the features vary in no direction."""
+        return bool(self.values.amax() <= self.floor)
+
     def project(self, features: Tensor) -> Tensor:
         """Centred features (n, d) in the basis of the eigenvectors."""
         centred = features.to(self.vectors) - self.moments.feature_mean
@@ -160,32 +176,12 @@ class RidgePath:
         pull: Tensor = projected.square() @ inverse + 1
         return pull / self.moments.weight_sum
 
+    def leverages(self, projected: Tensor, alphas: Sequence[float]) -> Iterator[Tensor]:
+        """Yield the leverage (n, 1) at each alpha, from one product."""
+        columns = self.leverage(projected, torch.tensor(alphas, dtype=torch.float64))
+        yield from torch.split(columns, 1, 1)
+
     def _shifted(self, alpha: float | Tensor) -> Tensor:
         alpha = like(self.values, alpha).reshape(1, -1)
         shifted: Tensor = self.values[:, None] + alpha * self.energy
         return shifted
-
-
-def solve_ridge(
-    features: Tensor,
-    targets: Tensor,
-    alpha: float | Tensor,
-    sample_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of least penalised squared error; the bias is free.
-
-    Parameters
-    ----------
-    features : Tensor of shape (n, d)
-    targets : Tensor of shape (n, k)
-    alpha : float or Tensor of shape (k,)
-        Ridge relative to the mean feature energy.
-    sample_weight : Tensor of shape (n,), default=None
-
-    Returns
-    -------
-    weight : Tensor of shape (d, k)
-    bias : Tensor of shape (k,)
-    """
-    moments = Moments.of(features, targets, sample_weight)
-    return RidgePath(moments).solve(alpha)

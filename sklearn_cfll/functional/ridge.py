@@ -4,6 +4,10 @@ Conventions: features are ``(..., n, d)``, targets ``(..., n, k)``, sample weigh
 ``(..., n)``, a head is a weight ``(..., d, k)`` and a bias ``(..., k)``. Penalties
 ``alpha`` and ``prox`` are relative: they multiply the mean feature energy
 :func:`feature_energy`, which makes them dimensionless.
+
+Sample weights may also be ``(..., n, k)``, one for each output. The outputs are then
+separate problems, each with its own sum of weights and its own energy, and each solve
+costs as much as all outputs do together where they share their weights.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_cfll.functional.outputs import step_by_output, weighs_outputs
 from sklearn_cfll.functional.systems import system_for, worth_mixing
 
 
@@ -22,15 +27,17 @@ def feature_energy(features: Tensor, sample_weight: Tensor | None = None) -> Ten
     Parameters
     ----------
     features : Tensor of shape (..., n, d)
-    sample_weight : Tensor of shape (..., n), default=None
+    sample_weight : Tensor of shape (..., n) or (..., n, k), default=None
 
     Returns
     -------
-    energy : Tensor of shape (...)
+    energy : Tensor of shape (...), or (..., k) with one weight for each output
         ``(sum_i w_i (||phi_i||^2 + 1)) / ((d + 1) sum_i w_i)``.
     """
     features = features.to(wide_dtype(features.device))
     weight = None if sample_weight is None else sample_weight.to(features.dtype)
+    if weight is not None and weighs_outputs(weight, features):
+        features, weight = features.unsqueeze(-3), weight.mT
     return _energy(features, weight, _total(features, weight))
 
 
@@ -42,8 +49,8 @@ class ProximalHead(NamedTuple):
     weight : Tensor of shape (..., d, k)
     bias : Tensor of shape (..., k)
     solved : Tensor of shape (...)
-        Whether the system had a Cholesky factor; where not, weight and bias are
-        not-a-number.
+        Whether the system, or that of every output, had a Cholesky factor; where not,
+        weight and bias are not-a-number.
         It stays on the device, so that nothing need be waited for.
     weight_slope, bias_slope : Tensor or None
         Derivatives by the logarithm of ``prox``.
@@ -87,7 +94,9 @@ def proximal_update(
     prox : float or Tensor of shape ()
         Pull to the last head, relative to the energy. Where it is a tensor its value
         is not looked at; it must then be at least ``LEAST_LEARNT_PROX``.
-    sample_weight : Tensor of shape (..., n), default=None
+    sample_weight : Tensor of shape (..., n) or (..., n, k), default=None
+        One for each row, or one for each row and output: an output without any weight
+        keeps its last head.
     with_slope : bool, default=False
         Whether to give the derivative by the logarithm of ``prox``, too.
 
@@ -155,6 +164,19 @@ def proximal_step(
     """
     if sample_weight is not None:
         sample_weight = sample_weight.to(weight.dtype)
+        if weighs_outputs(sample_weight, residual):
+            return step_by_output(  # type: ignore[no-any-return]
+                proximal_step,
+                features,
+                residual,
+                weight,
+                bias,
+                alpha=alpha,
+                prox=prox,
+                sample_weight=sample_weight,
+                with_slope=with_slope,
+                mixed=mixed,
+            )
     total = _total(features, sample_weight)
     energy = _energy(features, sample_weight, total)
     pull = prox * energy
@@ -189,7 +211,7 @@ def proximal_step(
         # The step solves A step = r, so that its slope solves A slope = -A' step,
         # where A' is the pull itself; the bias is eliminated as before.
         bias_side = -pull[..., None] * bias_step
-        shared = total * bias_side / (1 + pull[..., None])
+        shared = total[..., None] * bias_side / (1 + pull[..., None])
         system.mixed = False  # a slope needs no refinement
         weight_slope = system.solve(
             -system.pull * step - feature_mean[..., :, None] * shared[..., None, :]

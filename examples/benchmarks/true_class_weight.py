@@ -1,0 +1,133 @@
+"""What the weight of the true class and the scale of the targets do.
+
+The rescaled square loss (Hui and Belkin, arXiv 2006.07322, 2020) has two numbers: the
+targets' scale M and the weight k of the true class's output. For each table and seed
+the default classifier is fitted with some values of either, the other at one. M = 30 is
+fitted a second time with AdamW's `eps` times M squared, which is all of the optimizer
+that knows of M. Validation rows choose the epoch and the ridge, and calibrate logits;
+accuracy and log loss are those of the test rows, which choose nothing.
+
+Run it with ``python examples/benchmarks/true_class_weight.py``; ``--help`` lists
+options.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from _common import load_table, split_table, use_one_thread
+from sklearn.metrics import accuracy_score, log_loss
+
+from sklearn_cfll import CFLLClassifier
+
+WEIGHTS = (1, 2, 5, 15)
+SCALE = 30
+SETTINGS = {
+    **{f"k={weight}": {"true_class_weight": weight} for weight in WEIGHTS},
+    f"M={SCALE}": {"target_scale": SCALE},
+    f"M={SCALE}, eps": {
+        "target_scale": SCALE,
+        "optimizer_params": {"eps": 1e-8 * SCALE**2},
+    },
+}
+
+
+def fit_and_score(split, seed, name, max_epochs):
+    """Return one row of the results: a fit, scored on the test rows."""
+    model = CFLLClassifier(random_state=seed, max_epochs=max_epochs, **SETTINGS[name])
+    X_val, y_val = split.validation
+    start = time.perf_counter()
+    model.fit(*split.train, X_val=X_val, y_val=y_val)
+    seconds = time.perf_counter() - start
+    X_test, y_test = split.test
+    probabilities = model.predict_proba(X_test)
+    return {
+        "table": split.name,
+        "seed": seed,
+        "rows": len(split.train[1]),
+        "classes": len(model.classes_),
+        "setting": name,
+        "accuracy": accuracy_score(y_test, model.predict(X_test)),
+        "log loss": log_loss(y_test, probabilities, labels=model.classes_),
+        "seconds": seconds,
+    }
+
+
+def summarise(results):
+    """Return a row for each table and setting, averaged over the seeds."""
+    keys = ["table", "rows", "classes", "setting"]
+    return results.groupby(keys, sort=False).mean().drop(columns="seed").reset_index()
+
+
+def as_text(summary):
+    """Return a line for each table: accuracy / log loss / seconds by the setting."""
+    cells = [
+        f"{row.accuracy:.4f} / {row['log loss']:.4f} / {row.seconds:.1f}"
+        for _, row in summary.iterrows()
+    ]
+    table = summary.assign(cell=cells)
+    wide = table.pivot(index=["table", "rows", "classes"], columns="setting")["cell"]
+    wide = wide.reindex(table["table"].unique(), level=0)
+    return wide[list(SETTINGS)].to_string()
+
+
+def wins(summary):
+    """Return a line for each weight: on how many tables it is better than one."""
+    scores = summary.set_index("table")
+    plain = scores[scores["setting"] == "k=1"]
+    lines = []
+    for weight in WEIGHTS[1:]:
+        other = scores[scores["setting"] == f"k={weight}"]
+        accurate = other["accuracy"] > plain["accuracy"]
+        sure = other["log loss"] < plain["log loss"]
+        lines.append(
+            f"k={weight}: better in accuracy on {accurate.sum()}, in log loss on "
+            f"{sure.sum()}, in both on {(accurate & sure).sum()} of {len(plain)}"
+        )
+    return "\n".join(lines)
+
+
+def parse_arguments(arguments=None):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
+    parser.add_argument("--sets", nargs="+", default=["digits"], help="tables")
+    parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--quick", action="store_true", help="a few seconds' look")
+    parser.add_argument("--output", help="folder for true_class_weight.csv")
+    parsed = parser.parse_args(arguments)
+    parsed.max_epochs = "auto"
+    if parsed.quick:
+        parsed.rows, parsed.seeds, parsed.max_epochs = 500, 1, 3
+    return parsed
+
+
+def main():
+    """Fit with every setting on every table and seed, then print the scores."""
+    arguments = parse_arguments()
+    use_one_thread()
+    results = []
+    for name in arguments.sets:
+        table = load_table(name, arguments.data)
+        for seed in range(arguments.seeds):
+            split = split_table(table, arguments.rows, seed)
+            for setting in SETTINGS:
+                row = fit_and_score(split, seed, setting, arguments.max_epochs)
+                print(*row.values(), file=sys.stderr)
+                results.append(row)
+    results = pd.DataFrame(results)
+    summary = summarise(results)
+    print("accuracy / log loss / seconds of fit")
+    print(as_text(summary))
+    print(wins(summary))
+    if arguments.output:
+        folder = Path(arguments.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        results.to_csv(folder / "true_class_weight.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Logits from the solved head, and from a logistic head on the same features.
+
+Squared loss finds classes well and says poorly how probable they are. A logistic head
+on the trained backbone's features is a convex problem; logits are a blend of both
+heads, whose two weights minimise the log loss of rows that the backbone did not see.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from torch import Tensor, nn
+
+from sklearn_cfll._final import leave_one_out, stream
+from sklearn_cfll._problem import Problem
+from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.paths import AnyPath
+from sklearn_cfll.net import CFLLNet
+
+# Ridges of the logistic head, relative to the mean square of the centred features.
+_RIDGES = (1.0, 0.1, 0.01)
+
+# Each ridge goes on from the one before, so that a few iterations do. More rows,
+# ridges or iterations were not worth their time: docs/design/probabilities.md.
+_ITERATIONS = 15
+_MOST_TRAINING_ROWS = 5_000
+_MOST_HELD_OUT_ROWS = 20_000
+
+# A ridge that is worse by so much ends the path.
+_WORSE = 1.05
+
+
+@torch.no_grad()
+def calibrate(
+    net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any, scale: float
+) -> tuple[NDArray[np.float64], LinearLogits]:
+    """Find logits of little log loss.
+
+    Where no rows were held out, they are the solved head's scores alone, by a factor
+    that suits its leave-one-out scores.
+
+    Parameters
+    ----------
+    net : CFLLNet
+    problem : Problem
+    path : RidgePath or RidgePathByOutput
+        Of the training rows, for leave-one-out.
+    alpha : float or array of shape (k,)
+        Ridge of the solved head.
+    scale : float
+        Targets are minus and plus this.
+
+    Returns
+    -------
+    blend : array of shape (2,)
+        Weights of the solved head's scores and of the logistic head's logits.
+    logits : LinearLogits
+        Both heads as one.
+    """
+    head = net.module_.head
+    solved = LinearLogits(head.weight / scale, head.bias / scale)
+    if problem.held_out_batches is None:
+        scores, index, weight = _left_out(net, problem, path, alpha)
+        (factor,) = fit_blend([scores / scale], index, weight)
+        factors = np.array([factor, 0.0])
+        return factors / [scale, 1.0], solved.times(factor)
+    train = ClassRows.of(net, problem.batches, _MOST_TRAINING_ROWS)
+    held_out = ClassRows.of(net, problem.held_out_batches, _MOST_HELD_OUT_ROWS)
+    logistic = fit_logistic(train, held_out, head.weight.shape[1])
+    factors = fit_blend(
+        [solved.of(held_out.features), logistic.of(held_out.features)],
+        held_out.label.cpu().numpy(),
+        _wide(held_out.weight) / problem.unit,
+    )
+    both = solved.times(factors[0]).plus(logistic.times(factors[1]))
+    return factors / [scale, 1.0], both
+
+
+def _left_out(
+    net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Leave-one-out scores, the number of the true class, and weights in rows."""
+    chunks = leave_one_out(net, path, problem, [alpha])
+    columns = zip(*((part[1:]) for part in chunks), strict=True)
+    targets, scores, weight = (np.concatenate([*map(_wide, c)]) for c in columns)
+    return scores, ClassTargets.index(targets), weight / problem.unit
+
+
+class ClassRows(NamedTuple):
+    """Features, the number of the true class, and the weight of some rows."""
+
+    features: Tensor
+    label: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, net: CFLLNet, batches: TensorBatches, most: int) -> ClassRows:
+        """Gather up to ``most`` rows, evenly spaced."""
+        if batches.n_samples > most:
+            batches = batches.take(np.linspace(0, batches.n_samples - 1, most))
+        parts = []
+        for features, targets, weight in stream(net, batches):
+            weight = features.new_ones(len(features)) if weight is None else weight
+            parts.append((features, _class_of(targets), weight))
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
+
+
+class LinearLogits(NamedTuple):
+    """Weight (d, k) and bias (k,) of logits; one column for two classes."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def of(self, features: Tensor) -> NDArray[np.float64]:
+        """Logits of features (n, d)."""
+        return _wide(features @ self.weight.to(features) + self.bias.to(features))
+
+    def times(self, factor: float) -> LinearLogits:
+        """Logits that are so many times as large."""
+        return LinearLogits(factor * self.weight, factor * self.bias)
+
+    def plus(self, other: LinearLogits) -> LinearLogits:
+        """Sum of both, in the precision of the first."""
+        weight, bias = other.weight.to(self.weight), other.bias.to(self.bias)
+        return LinearLogits(self.weight + weight, self.bias + bias)
+
+
+def _wide(values: Tensor) -> NDArray[np.float64]:
+    wide: NDArray[np.float64] = values.detach().cpu().double().numpy()
+    return wide
+
+
+def _class_of(targets: Tensor) -> Tensor:
+    return (targets[:, 0] > 0).long() if targets.shape[1] == 1 else targets.argmax(1)
+
+
+def fit_logistic(train: ClassRows, held_out: ClassRows, n_outputs: int) -> LinearLogits:
+    """Fit a logistic head by L-BFGS; held-out rows choose its ridge.
+
+    Parameters
+    ----------
+    train, held_out : ClassRows
+    n_outputs : int
+        Logits: the number of classes, or one for two classes.
+
+    Returns
+    -------
+    logits : LinearLogits
+        Of finite log loss on the held-out rows; zero where no ridge has such.
+    """
+    mean = train.weight @ train.features / train.weight.sum()
+    centred = train._replace(features=train.features - mean)
+    unseen = held_out._replace(features=held_out.features - mean)
+    energy = centred.features.square().mean()
+    weight = mean.new_zeros(len(mean), n_outputs, requires_grad=True)
+    bias = mean.new_zeros(n_outputs, requires_grad=True)
+    best, least = (weight.detach().clone(), bias.detach().clone()), np.inf
+    for ridge in _RIDGES:
+        _descend(weight, bias, centred, ridge * energy)
+        with torch.no_grad():
+            loss = float(_log_loss(unseen.features @ weight + bias, unseen))
+        if not loss <= _WORSE * least:
+            break
+        if loss < least:
+            best, least = (weight.detach().clone(), bias.detach().clone()), loss
+    return LinearLogits(best[0], best[1] - mean @ best[0])
+
+
+@torch.enable_grad()
+def _descend(weight: Tensor, bias: Tensor, rows: ClassRows, penalty: Tensor) -> None:
+    """Lower the penalised log loss by a few steps of L-BFGS."""
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = _log_loss(torch.addmm(bias, rows.features, weight), rows)
+        loss = loss + penalty * weight.square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
+
+
+def _log_loss(logits: Tensor, rows: ClassRows) -> Tensor:
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    losses = nn.functional.cross_entropy(logits, rows.label, reduction="none")
+    return rows.weight @ losses / rows.weight.sum()
+
+
+def fit_blend(
+    parts: list[NDArray[np.float64]], index: NDArray[Any], weight: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Weights of several logits whose sum has the least log loss; none is negative.
+
+    The loss is convex in them. One more row, which has every label alike, keeps few
+    rows, all of them right, from certainty.
+
+    Parameters
+    ----------
+    parts : list of arrays of shape (n, k)
+    index : array of shape (n,)
+        The number of the true class.
+    weight : array of shape (n,)
+        In units of rows.
+
+    Returns
+    -------
+    blend : array of shape (n_parts,)
+    """
+    stacked = np.stack([both_sides(part) for part in parts])
+    rows, total = np.arange(len(index)), weight.sum()
+    share = weight / total
+    truth = (stacked[:, rows, index] @ weight + stacked.mean(2) @ share) / (total + 1)
+
+    def loss(blend: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        logits = np.tensordot(blend, stacked, 1)
+        expected = np.einsum("nc,pnc,n->p", softmax(logits, axis=1), stacked, share)
+        partition = (logits - log_softmax(logits, axis=1))[:, 0]
+        return share @ partition - blend @ truth, expected - truth
+
+    start = np.full(len(parts), 1 / len(parts))
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(parts),
+        options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 200},
+    )
+    blend: NDArray[np.float64] = found.x
+    return blend
+
+
+def both_sides(logits: NDArray[Any]) -> NDArray[Any]:
+    """Logits of both classes where there is one of the second alone."""
+    return np.hstack([0 * logits, logits]) if logits.shape[1] == 1 else logits
