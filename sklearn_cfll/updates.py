@@ -162,12 +162,11 @@ class ProximalUpdate(HeadUpdate):
         ridge = self.alpha * head.weight.square().sum(0)
         weight, bias = last
         pull = (head.weight - weight).square().sum(0) + (head.bias - bias).square()
-        penalties = energy * (ridge + self._rule.value * pull)
-        if energy.ndim == 0 or sample_weight is None:
-            return penalties.mean()
+        if sample_weight is None or sample_weight.ndim == 1:
+            return energy * (ridge.mean() + self._rule.value * pull.mean())
         # The loss, too, counts an output by its share of the weights.
-        totals = sample_weight.sum(0)
-        return totals @ penalties.to(totals) / totals.sum()
+        share = (sample_weight.sum(0) / sample_weight.sum()).to(energy)
+        return share @ (energy * (ridge + self._rule.value * pull))
 
 
 class BatchRidgeUpdate(ProximalUpdate):
