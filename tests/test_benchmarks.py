@@ -113,3 +113,19 @@ def test_stress_ends_in_fits_and_documented_refusals(tmp_path):
     assert counts["fitted"] >= 15
     bad = ("not finite", "worse than the mean", "crashed")
     assert [counts[name] for name in bad] == [0, 0, 0]
+
+
+def test_solve_precision_tells_the_errors_of_each_scheme(tmp_path):
+    printed = run_quickly("benchmarks/solve_precision.py", tmp_path)
+    worst = printed.partition("worst of all conditions")[2]
+    rows = re.findall(
+        r"^ *([\d.]+) +([\d.]+) " + 3 * r" +(\d\.\de-\d\d)" + "$", worst, re.M
+    )
+    # All of four values of prox and three of alpha, but for no penalty at all.
+    assert len(rows) == 11
+    for prox, _, *errors in rows:
+        float32, mixed, float64 = map(float, errors)
+        if float(prox) >= 0.1:
+            assert 1e-9 < float32 < 1e-5
+        assert float64 <= mixed < 1e-11
+        assert float64 < 1e-11
