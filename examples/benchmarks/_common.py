@@ -196,10 +196,10 @@ def errors(outputs, y, task):
     return squared / 4, float(np.mean(labels != y))
 
 
-def build_network(split, seed):
-    """Return the default backbone with a linear layer on top."""
+def build_network(split, seed, **parameters):
+    """Return the default backbone, or one so changed, with a linear layer on top."""
     torch.manual_seed(seed)
-    backbone = MLP()
+    backbone = MLP(**parameters)
     n_outputs = as_outputs(split.train[1], split.task).shape[1]
     return nn.Sequential(
         backbone.build(TensorBatches(split.train[0])),

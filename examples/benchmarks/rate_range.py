@@ -134,7 +134,7 @@ def sweep(split, seed, arguments):
     """Yield a row for each optimizer, rate and method."""
     kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
     batch_size = kind(max_epochs=1).fit(*split.train).net_.batch_size
-    network = build_network(split, seed)
+    network = build_network(split, seed, normalize=not arguments.no_layer_norm)
     for optimizer, rates in arguments.rates.items():
         for rate in rates:
             *cfll, recoveries = run_cfll(split, optimizer, rate, arguments.epochs, seed)
@@ -206,10 +206,17 @@ def parse_arguments(arguments=None):
     parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--epochs", type=int, default=10)
+    for name, rates in RATES.items():
+        parser.add_argument(f"--{name}-rates", nargs="*", type=float, default=rates)
+    parser.add_argument(
+        "--no-layer-norm",
+        action="store_true",
+        help="train end to end without the LayerNorm that CFLL keeps",
+    )
     parser.add_argument("--quick", action="store_true", help="a few seconds' look")
     parser.add_argument("--output", help="folder for rate_range.csv, .rst and .png")
     parsed = parser.parse_args(arguments)
-    parsed.rates = RATES
+    parsed.rates = {"sgd": parsed.sgd_rates, "adamw": parsed.adamw_rates}
     if parsed.quick:
         parsed.sets = parsed.sets or ["diabetes", "breast_cancer"]
         parsed.rates = {name: rates[::3] for name, rates in RATES.items()}
