@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-METHODS = ("CFLL", "CFLL, no recovery", "end to end", "end to end, refitted")
-PLAIN = METHODS[2:]
+METHODS = ("CFLL", "end to end", "end to end, refitted")
+PLAIN = METHODS[1:]
 CRITERIA = ("own", "all")
 TOLERANCE = 1.05
 
@@ -124,15 +124,18 @@ def _factor(group, plain):
 def as_means(ranges):
     """Return the mean decades of each method, and CFLL's factors of them, as text.
 
-    Ranges that are cut off count as they stand, and no range as one of zero decades.
+    Ranges that are cut off count as they stand. No range counts as one of zero decades,
+    and leaves no factor.
     """
     rows = []
     keys = ["within 5 % of", "optimizer"]
-    for names, group in ranges.fillna({"decades": 0}).groupby(keys, sort=False):
-        means = group.groupby("method")["decades"].mean()
+    for names, group in ranges.groupby(keys, sort=False):
+        decades = group.pivot(index="table", columns="method", values="decades")
+        means, factors = decades.fillna(0).mean(), decades.mean(skipna=False)
         row = dict(zip(keys, names, strict=True))
         row |= {method: f"{means[method]:.2f}" for method in METHODS}
         for plain in PLAIN:
-            row[f"CFLL / {plain}"] = f"{10 ** (means['CFLL'] - means[plain]):.2f}"
+            factor = 10 ** (factors["CFLL"] - factors[plain])
+            row[f"CFLL / {plain}"] = "none" if np.isnan(factor) else f"{factor:.2f}"
         rows.append(row)
     return pd.DataFrame(rows).sort_values(keys, ascending=False)
