@@ -1,12 +1,15 @@
 """The examples run in their quick mode, and print what they promise."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -23,6 +26,13 @@ def run_quickly(script, folder, *arguments):
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    """Import a file of the benchmarks, which find each other in their own folder."""
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    return importlib.import_module
 
 
 def test_quickstart_prints_scores_and_saves_a_picture(tmp_path):
@@ -83,6 +93,97 @@ def test_true_class_weight_scores_every_setting(tmp_path):
         r"^k=5: better in accuracy on [01], in log loss on [01], in both on [01] of 1$"
     )
     assert re.search(line, printed, re.M)
+
+
+def test_rate_range_writes_the_ranges_that_its_runs_imply(tmp_path):
+    printed = run_quickly("benchmarks/rate_range.py", tmp_path, "--output", "tables")
+    folder = tmp_path / "tables"
+    runs = pd.read_csv(folder / "rate_range.csv")
+    assert runs.groupby(["table", "optimizer", "method"])["rate"].nunique().eq(3).all()
+    assert runs.groupby(["table", "optimizer"]).ngroups == 4
+    errors = runs.pivot(
+        index=["table", "optimizer", "rate"], columns="method", values="error"
+    )
+    assert (errors["CFLL"] < 1).all()
+    assert (errors["end to end, refitted"] < errors["end to end"]).mean() > 0.5
+    assert "CFLL runs that recovered: 0 of 12" in printed
+    rst = (folder / "rate_range.rst").read_text()
+    for _, curve in runs.groupby(["table", "optimizer", "method"]):
+        least = curve.loc[curve["error"].idxmin()]
+        cell = f"{least['error']:.4f} at {least['rate']:g}"
+        assert cell in printed
+        assert f"     - {cell}\n" in rst
+        low, high = dense_range(curve["rate"], curve["error"], 1.05 * least["error"])
+        assert f"{np.log10(high / low):.2f} ({low:.2g} to {high:.2g}, x " in rst
+    assert (folder / "rate_range.png").read_bytes().startswith(b"\x89PNG")
+
+
+def dense_range(rates, errors, limit, points=2_000_001):
+    """Walk from the best rate along a dense grid as long as the error is in the limit.
+
+    An infinite error is reached at once on leaving the rate beside it.
+    """
+    logs = np.log10(np.asarray(rates))
+    errors = np.nan_to_num(np.asarray(errors), posinf=1e30)
+    grid = np.linspace(logs[0], logs[-1], points)
+    grid = np.sort(np.concatenate([grid, logs]))
+    inside = np.interp(grid, logs, errors) <= limit
+    best = np.searchsorted(grid, logs[errors.argmin()])
+    outside = np.flatnonzero(~inside)
+    first = outside[outside < best].max(initial=-1) + 1
+    last = outside[outside > best].min(initial=len(grid)) - 1
+    return 10 ** grid[first], 10 ** grid[last]
+
+
+@pytest.mark.parametrize("n_diverged", [0, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_range_of_rates_is_where_the_interpolated_error_is_small(
+    benchmark_module, seed, n_diverged
+):
+    rates_within = benchmark_module("_ranges").rates_within
+    rng = np.random.default_rng(seed)
+    rates = 10.0 ** np.linspace(-3, 0, 7)
+    errors = 1 + 0.2 * rng.random(7)
+    errors[7 - n_diverged :] = np.inf
+    limit = 1.05 * errors.min()
+    low, high, cut = rates_within(rates, errors, limit)
+    assert (low, high) == pytest.approx(dense_range(rates, errors, limit), rel=2e-5)
+    assert cut == (low == rates[0] or high == rates[-1])
+
+
+def test_no_rate_is_within_a_limit_below_the_best_or_where_all_diverge(
+    benchmark_module,
+):
+    rates_within = benchmark_module("_ranges").rates_within
+    rates = np.array([0.1, 1.0])
+    for errors, limit in ([2.0, 3.0], 1.9), ([np.inf, np.inf], np.inf):
+        low, high, cut = rates_within(rates, np.array(errors), limit)
+        assert np.isnan([low, high]).all()
+        assert not cut
+
+
+def test_runs_that_diverge_have_an_infinite_error(benchmark_module):
+    script, common = benchmark_module("rate_range"), benchmark_module("_common")
+    split = common.split_table(common.load_table("diabetes"), 200)
+    error, recoveries = script.run_cfll(split, "adamw", 1e30, 2, 0)
+    assert error == np.inf
+    assert np.isnan(recoveries)
+    network = common.build_network(split, 0)
+    errors = script.run_end_to_end(network, split, "sgd", 1e6, 32, 1, 0)
+    assert errors == (np.inf, np.inf)
+
+
+def test_the_refitted_head_is_no_worse_on_the_validation_rows(benchmark_module):
+    script, common = benchmark_module("rate_range"), benchmark_module("_common")
+    split = common.split_table(common.load_table("breast_cancer"))
+    network = common.build_network(split, 0)
+    run = common.train_end_to_end(network, split, 1e-4, batch_size=32, epochs=1)
+    X, y = split.validation
+    before, after = (
+        common.errors(common.predict_in_batches(each, X), y, split.task)[0]
+        for each in (run.network, script.refit_head(run.network, split))
+    )
+    assert after < 0.9 * before
 
 
 def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):

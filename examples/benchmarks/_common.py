@@ -1,5 +1,6 @@
 """What the benchmarks share: tables, splits, and plain end-to-end training."""
 
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ BUNDLED = {
     "digits": (datasets.load_digits, "classification"),
 }
 TABLE_TASKS = ("regression", "binary", "multiclass")
+OPTIMIZERS = {
+    "adamw": functools.partial(torch.optim.AdamW, fused=True),
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
+}
 
 
 @dataclass(frozen=True)
@@ -191,10 +196,10 @@ def errors(outputs, y, task):
     return squared / 4, float(np.mean(labels != y))
 
 
-def build_network(split, seed):
-    """Return the default backbone with a linear layer on top."""
+def build_network(split, seed, **parameters):
+    """Return the default backbone, or one so changed, with a linear layer on top."""
     torch.manual_seed(seed)
-    backbone = MLP()
+    backbone = MLP(**parameters)
     n_outputs = as_outputs(split.train[1], split.task).shape[1]
     return nn.Sequential(
         backbone.build(TensorBatches(split.train[0])),
@@ -224,18 +229,27 @@ class EndToEndRun:
 
 
 def train_end_to_end(
-    network, split, lr, *, batch_size, epochs=30, stop_after=None, seed=0
+    network,
+    split,
+    lr,
+    *,
+    batch_size,
+    epochs=30,
+    stop_after=None,
+    seed=0,
+    optimizer="adamw",
 ):
-    """Train all of a network with AdamW and a cosine schedule, as fast as we can.
+    """Train all of a network with a cosine schedule, as fast as we can.
 
     The rows are tensors in memory, each epoch shuffles them and takes slices, and the
-    optimizer is torch's fused one. The network is left as it was at the best epoch on
-    the validation rows. `stop_after` ends a run of the same schedule early.
+    optimizer, "adamw" or "sgd" with momentum 0.9, is torch's fused one. The network is
+    left as it was at the best epoch on the validation rows. `stop_after` ends a run of
+    the same schedule early.
     """
     X, targets = _as_tensors(split.train, split.task)
     X_validation, targets_validation = _as_tensors(split.validation, split.task)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, fused=True)
+    optimizer = OPTIMIZERS[optimizer](network.parameters(), lr=lr)
     steps = epochs * -(-len(X) // batch_size)
     rates = iter(cosine_rates(lr, steps))
     run = EndToEndRun(lr, network, [], [])

@@ -18,7 +18,6 @@ Run it with ``python examples/benchmarks/time_to_quality.py``; ``--help`` lists 
 
 import argparse
 import copy
-import itertools
 import time
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from _common import (
     train_end_to_end,
     use_one_thread,
 )
+from _tables import as_list_table
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
@@ -184,14 +184,7 @@ def as_text(summary):
             for name, form in FORMATS.items()
         }
     )
-    rows = [_rst_row(row) for row in [cells.columns, *cells.to_numpy()]]
-    rst = [".. list-table::", "   :header-rows: 1", "", *itertools.chain(*rows)]
-    return cells.to_string(index=False), "\n".join(rst) + "\n"
-
-
-def _rst_row(cells):
-    first, *others = cells
-    return [f"   * - {first}".rstrip(), *(f"     - {c}".rstrip() for c in others)]
+    return cells.to_string(index=False), as_list_table(cells)
 
 
 def parse_arguments(arguments=None):
