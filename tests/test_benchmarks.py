@@ -2,11 +2,17 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
+import torch
+
+from sklearn_cfll import ClosedFormHead
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -90,3 +96,79 @@ def test_stress_ends_in_fits_and_documented_refusals(tmp_path):
     assert counts["fitted"] >= 15
     bad = ("not finite", "worse than the mean", "crashed")
     assert [counts[name] for name in bad] == [0, 0, 0]
+
+
+# Rules for prox --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prox_rules():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES / "benchmarks")
+        return runpy.run_path(str(EXAMPLES / "benchmarks" / "prox_rules.py"))
+
+
+def proximal_head(features, targets, weight, bias, prox):
+    head = ClosedFormHead(features.shape[1], targets.shape[1])
+    head.weight, head.bias = weight, bias
+    return head.update_(features, targets, alpha=0.3, prox=prox)
+
+
+@pytest.fixture(params=[(7, 12, 2), (20, 5, 1)], ids=["few rows", "many rows"])
+def batch(request):
+    n_rows, n_features, n_outputs = request.param
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(n_rows, n_features), (n_rows, n_outputs), (n_features, n_outputs)]
+    parts = [torch.randn(s, generator=generator).double() for s in sizes]
+    return (parts[0] + 0.5, *parts[1:], torch.ones(n_outputs).double())
+
+
+def test_gcv_scores_are_those_of_the_heads_that_the_update_solves(prox_rules, batch):
+    features, targets, weight, bias = batch
+    prox = torch.tensor([0.1, 1.0, 30.0, 1e4]).double()
+    residual = targets - features @ weight - bias
+    scores = prox_rules["gcv_scores"](features, residual, weight, 0.3, prox)
+    n_rows, n_features = features.shape
+    unit = torch.eye(n_rows).double()
+    zero = torch.zeros(n_features, n_rows).double(), torch.zeros(n_rows).double()
+    for score, value in zip(scores, prox.tolist(), strict=True):
+        left = targets - proximal_head(features, targets, weight, bias, value)(features)
+        hat = proximal_head(features, unit, *zero, value)(features)
+        expected = n_rows * left.square().sum() / (n_rows - hat.trace()) ** 2
+        torch.testing.assert_close(score, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_the_gcv_rule_follows_the_choice_of_the_batch_at_its_rate(
+    prox_rules, batch, rate
+):
+    features, targets, weight, bias = batch
+    head = ClosedFormHead(*weight.shape)
+    head.weight, head.bias = weight, bias
+    grid = prox_rules["GRID"]
+    residual = targets - head(features)
+    scores = prox_rules["gcv_scores"](features, residual, weight, 0.3, grid)
+    update = prox_rules["GCVUpdate"](rate, alpha=0.3)
+    update.update_(head, features, targets)
+    assert update.prox == pytest.approx(float(grid[scores.argmin()]) ** rate)
+    expected = proximal_head(features, targets, weight, bias, update.prox)
+    torch.testing.assert_close(head.weight, expected.weight)
+
+
+def test_prox_rules_prints_each_rule_by_table(tmp_path):
+    printed = run_quickly("benchmarks/prox_rules.py", tmp_path, "--output", "runs.csv")
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    rules = ["(1, 100)", '"auto"', "GCV", "GCV, 0.1"]
+    assert runs["table"].tolist() == ["diabetes"] * 4 + ["breast_cancer"] * 4
+    assert runs["rule"].tolist() == rules * 2
+    assert (runs["error"] < 1).all()
+    chosen = runs.loc[runs["rule"] == "GCV", ["early prox", "late prox"]]
+    assert chosen.to_numpy().min() >= 0.1 * (1 - 1e-9)
+    error = runs.pivot_table("error", "table", "rule")
+    ratios = error.div(error["(1, 100)"], axis=0)
+    for rule in rules:
+        mean = np.exp(np.log(ratios[rule]).mean())
+        assert re.search(rf"^{re.escape(rule)} +{mean:.4f} ", printed, re.M)
+    for table in error.index:
+        cells = " +".join(f"{error.loc[table, rule]:.4f}" for rule in rules)
+        assert re.search(rf"^{table} +{cells}$", printed, re.M)
