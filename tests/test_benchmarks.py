@@ -172,3 +172,21 @@ def test_prox_rules_prints_each_rule_by_table(tmp_path):
     for table in error.index:
         cells = " +".join(f"{error.loc[table, rule]:.4f}" for rule in rules)
         assert re.search(rf"^{table} +{cells}$", printed, re.M)
+
+
+def test_what_gcv_chooses_is_compared_with_the_best_for_fresh_rows(tmp_path):
+    printed = run_quickly(
+        "benchmarks/prox_rules.py", tmp_path, "--fresh", "--output", "steps.csv"
+    )
+    steps = pd.read_csv(tmp_path / "steps.csv")
+    assert (steps["at best"] <= steps["at choice"]).all()
+    same = steps["choice"] == steps["best"]
+    assert (steps.loc[same, "at best"] == steps.loc[same, "at choice"]).all()
+    groups = steps.groupby(["table", "epochs"])
+    assert len(groups) == 4
+    for (_, epochs), group in groups:
+        choice, best = group["choice"].median(), group["best"].median()
+        assert re.search(rf" {epochs} +{choice:.2f} +{best:.2f} ", printed)
+    # Rows that were trained on are predicted better than fresh ones.
+    later = groups.mean(numeric_only=True).xs("later", level="epochs")
+    assert (later["batch before"] < later["fresh before"]).all()

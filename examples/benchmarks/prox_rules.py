@@ -11,6 +11,10 @@ The rules compared, with all else at the estimators' defaults:
 That a batch can choose its own penalty is the idea of slimTrain, which does it with a
 memory of past batches and a penalty that accumulates [1]_; here a batch stands alone.
 
+With ``--fresh`` the script asks instead whether a batch chooses well: during fits by
+the default rule, what GCV would choose, and which `prox` makes the head that is best on
+held-out rows, which the backbone has not seen.
+
 Run it with ``python examples/benchmarks/prox_rules.py``; ``--help`` lists options.
 
 .. [1] Newman, Chung, Chung, Ruthotto, "slimTrain: A Stochastic Approximation Method for
@@ -19,13 +23,14 @@ Run it with ``python examples/benchmarks/prox_rules.py``; ``--help`` lists optio
 """
 
 import argparse
+import copy
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from _common import errors, load_table, split_table, table_names, use_one_thread
+from skorch.callbacks import Callback
 from time_to_quality import cfll_outputs
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -40,8 +45,8 @@ GRID = torch.logspace(-1, 4, 41, dtype=torch.float64)
 def gcv_scores(features, residual, weight, alpha, prox):
     """Return the generalized cross-validation of a batch at each `prox`.
 
-    ``n ||(I - H) R||^2 / trace(I - H)^2``, where ``(I - H) R`` is what the proximal
-    head leaves of the batch's targets.
+    ``n ||R||^2 / trace(I - H)^2``: R is what the proximal head leaves of the batch's
+    targets, H its hat matrix.
 
     Parameters
     ----------
@@ -128,13 +133,76 @@ RULES = {
 }
 
 
+class FreshRows(Callback):
+    """Compare what a batch would choose with what is best for the held-out rows.
+
+    At every step of the first epoch and at every tenth one later.
+    """
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Find the held-out rows."""
+        self.held_out, self.found = net.get_split_datasets(X, y)[1], []
+
+    @torch.no_grad()
+    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
+        """Try the whole grid from where the training stands."""
+        epoch = len(net.history)
+        if not training or not net.step_ or (epoch > 1 and net.step_ % 10):
+            return
+        inputs, targets = batch
+        head = net.module_.head
+        dtype, grid = head.weight.dtype, GRID[::2]
+        rows = net.module_.backbone(inputs["X"]).to(dtype)
+        residual = targets.to(dtype) - head(rows)
+        scores = gcv_scores(rows, residual, head.weight, net.alpha, grid)
+        fresh_inputs, fresh_targets = self.held_out[torch.arange(len(self.held_out))]
+        fresh = net.module_.backbone(fresh_inputs["X"]).to(dtype)
+        losses = []
+        for prox in grid.tolist():
+            trial = copy.deepcopy(head)
+            trial.update_(rows, targets, alpha=net.alpha, prox=prox)
+            losses.append(float((trial(fresh) - fresh_targets).square().mean()))
+        choice, best = int(scores.argmin()), int(np.argmin(losses))
+        self.found.append(
+            {
+                "epochs": "first" if epoch == 1 else "later",
+                "choice": float(grid[choice]),
+                "best": float(grid[best]),
+                "batch before": float(residual.square().mean()),
+                "fresh before": float((head(fresh) - fresh_targets).square().mean()),
+                "at choice": losses[choice],
+                "at best": losses[best],
+            }
+        )
+
+
+def fit(split, seed, **parameters):
+    """Return an estimator, fitted with the validation rows held out."""
+    kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
+    X_val, y_val = split.validation
+    model = kind(random_state=seed, **parameters)
+    return model.fit(*split.train, X_val=X_val, y_val=y_val)
+
+
+def compare_choices(split, seed):
+    """Fit by the default rule; return what FreshRows found."""
+    model = fit(split, seed, callbacks=[FreshRows()])
+    callbacks = [callback for _, callback in model.net_.callbacks_]
+    found = next(c.found for c in callbacks if isinstance(c, FreshRows))
+    return [{"table": split.name, "seed": seed, **row} for row in found]
+
+
+def summarise_choices(results):
+    """Return medians of each prox and means of each loss, by table and epochs."""
+    groups = results.groupby(["table", "epochs"], sort=False)
+    losses = groups[["batch before", "fresh before", "at choice", "at best"]].mean()
+    return groups[["choice", "best"]].median().round(2).join(losses.round(4))
+
+
 def run(split, rule, seed):
     """Fit by one rule; return a row of results."""
-    kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
-    model = kind(random_state=seed, **RULES[rule])
-    X_val, y_val = split.validation
     start = time.process_time()
-    model.fit(*split.train, X_val=X_val, y_val=y_val)
+    model = fit(split, seed, **RULES[rule])
     seconds = time.process_time() - start
     X_test, y_test = split.test
     history = np.log(model.history_[:, "prox"])
@@ -145,7 +213,7 @@ def run(split, rule, seed):
         "rule": rule,
         "error": errors(cfll_outputs(model, X_test), y_test, split.task)[0],
         "seconds": seconds,
-        "epochs": model.n_iter_,
+        "epoch": seconds / model.n_iter_,
         # Medians over the ends of the first and of the last quarter of the epochs.
         "early prox": np.exp(np.median(history[:quarter])),
         "late prox": np.exp(np.median(history[-quarter:])),
@@ -165,25 +233,21 @@ def summarise(results):
     errors, prox : DataFrame
         Tables by rules; of prox "early -> late", geometric means over the seeds.
     ratios : DataFrame
-        Of each rule to the first: geometric mean over the tables of the mean errors
-        and of the mean seconds, and the tables in which the error is lower.
+        Of each rule to the first: geometric means over the tables of the mean errors
+        and of the mean seconds of a fit and of an epoch; and the tables in which the
+        error is lower.
     """
     by_rule = {"index": "table", "columns": "rule", "sort": False}
-    means = results.pivot_table(values=["error", "seconds"], aggfunc="mean", **by_rule)
+    columns = ["error", "seconds", "epoch"]
+    means = results.pivot_table(values=columns, aggfunc="mean", **by_rule)
     first = next(iter(RULES))
     prox = results.pivot_table(
         values=["early prox", "late prox"], aggfunc=geometric_mean, **by_rule
     ).map("{:.3g}".format)
-    error = means["error"].div(means["error"][first], axis=0)
-    seconds = means["seconds"].div(means["seconds"][first], axis=0)
-    ratios = pd.DataFrame(
-        {
-            "error": error.apply(geometric_mean),
-            "standard error": np.log(error).sem(),
-            "better on": (error < 1).sum(),
-            "seconds": seconds.apply(geometric_mean),
-        }
-    )
+    relative = {name: means[name].div(means[name][first], axis=0) for name in columns}
+    ratios = pd.DataFrame({k: v.apply(geometric_mean) for k, v in relative.items()})
+    ratios.insert(1, "standard error", np.log(relative["error"]).sem())
+    ratios.insert(2, "better on", (relative["error"] < 1).sum())
     return means["error"], prox["early prox"] + " -> " + prox["late prox"], ratios
 
 
@@ -195,6 +259,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--quick", action="store_true", help="half a minute's look")
+    parser.add_argument("--fresh", action="store_true", help="check GCV's choices")
     parser.add_argument("--output", help="file for the results of each run, as CSV")
     parsed = parser.parse_args(arguments)
     if parsed.quick:
@@ -218,13 +283,19 @@ def main():
         table = load_table(name, arguments.data)
         for seed in range(arguments.seeds):
             split = split_table(table, arguments.rows, seed)
-            rows += [run(split, rule, seed) for rule in RULES]
+            if arguments.fresh:
+                rows += compare_choices(split, seed)
+            else:
+                rows += [run(split, rule, seed) for rule in RULES]
     results = pd.DataFrame(rows)
-    titles = ("Test error", "prox, early -> late", f"Ratios to {next(iter(RULES))}")
-    for title, part in zip(titles, summarise(results), strict=True):
-        print(f"{title}\n{part.round(4).to_string()}\n")
+    if arguments.fresh:
+        print(summarise_choices(results).to_string())
+    else:
+        titles = ("Test error", "prox, early -> late", f"Ratios to {next(iter(RULES))}")
+        for title, part in zip(titles, summarise(results), strict=True):
+            print(f"{title}\n{part.round(4).to_string()}\n")
     if arguments.output:
-        results.to_csv(Path(arguments.output), index=False)
+        results.to_csv(arguments.output, index=False)
 
 
 if __name__ == "__main__":
