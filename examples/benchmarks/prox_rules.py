@@ -1,4 +1,4 @@
-"""Three ways to set the pull to the last head: annealed, prequential, and by GCV.
+"""Ways to set the pull to the last head: annealed, prequential, cross-validated.
 
 `prox` says how strongly the head that is solved on a batch is pulled to the last one.
 The rules compared, with all else at the estimators' defaults:
@@ -6,14 +6,13 @@ The rules compared, with all else at the estimators' defaults:
 - `(1, 100)`: annealed from 1 to 100, the default.
 - `"auto"`: prequential; log prox follows how well each head predicts the next batch.
 - GCV: the batch itself chooses, by generalized cross-validation over a grid.
-- GCV, 0.1: log prox goes a tenth of the way to each batch's choice.
+- LOO: likewise, by exact leave-one-out.
+- GCV, 0.1 and LOO, 0.1: log prox goes a tenth of the way to each batch's choice.
 
 That a batch can choose its own penalty is the idea of slimTrain, which does it with a
 memory of past batches and a penalty that accumulates [1]_; here a batch stands alone.
 
-With ``--fresh`` the script asks instead whether a batch chooses well: during fits by
-the default rule, what GCV would choose, and which `prox` makes the head that is best on
-held-out rows, which the backbone has not seen.
+``prox_choices.py`` looks at the choices themselves.
 
 Run it with ``python examples/benchmarks/prox_rules.py``; ``--help`` lists options.
 
@@ -23,14 +22,12 @@ Run it with ``python examples/benchmarks/prox_rules.py``; ``--help`` lists optio
 """
 
 import argparse
-import copy
 import time
 
 import numpy as np
 import pandas as pd
 import torch
 from _common import errors, load_table, split_table, table_names, use_one_thread
-from skorch.callbacks import Callback
 from time_to_quality import cfll_outputs
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -42,11 +39,12 @@ from sklearn_cfll.updates import HeadUpdate
 GRID = torch.logspace(-1, 4, 41, dtype=torch.float64)
 
 
-def gcv_scores(features, residual, weight, alpha, prox):
-    """Return the generalized cross-validation of a batch at each `prox`.
+def cross_validate(features, residual, weight, alpha, prox):
+    """Return a batch's mean squared errors by cross-validation at each `prox`.
 
-    ``n ||R||^2 / trace(I - H)^2``: R is what the proximal head leaves of the batch's
-    targets, H its hat matrix.
+    R is what the proximal head leaves of the batch's targets, H its hat matrix:
+    generalized cross-validation is ``n ||R||^2 / trace(I - H)^2``, over k; for
+    leave-one-out each row of R is divided by its own ``1 - H_ii``.
 
     Parameters
     ----------
@@ -60,7 +58,8 @@ def gcv_scores(features, residual, weight, alpha, prox):
 
     Returns
     -------
-    scores : Tensor of shape (m,)
+    errors : dict of Tensor of shape (m,)
+        By "GCV" and by "LOO".
     """
     n_rows = len(features)
     scale = n_rows * feature_energy(features)
@@ -79,15 +78,20 @@ def gcv_scores(features, residual, weight, alpha, prox):
     divisor = scale * prox + ones @ left_ones
     share = torch.einsum("nm,nkm->km", left_ones, rest) / divisor
     rest = left[:, None] * rest - left_ones[:, None] * share
-    trace = left.sum(0) - left_ones.square().sum(0) / divisor
-    return n_rows * rest.square().sum((0, 1)) / trace.square()
+    rest = torch.einsum("ij,jkm->ikm", vectors, rest)
+    diagonal = vectors.square() @ left - (vectors @ left_ones).square() / divisor
+    return {
+        "GCV": rest.square().mean((0, 1)) / diagonal.mean(0).square(),
+        "LOO": (rest / diagonal[:, None]).square().mean((0, 1)),
+    }
 
 
-class GCVUpdate(HeadUpdate):
+class BatchChoiceUpdate(HeadUpdate):
     """Proximal solve whose pull the batch itself chooses.
 
     Parameters
     ----------
+    criterion : {"GCV", "LOO"}
     rate : float
         Share of the way, in log prox, that a batch's choice is followed; with one it
         rules alone.
@@ -95,7 +99,8 @@ class GCVUpdate(HeadUpdate):
         As the estimators have it in the training.
     """
 
-    def __init__(self, rate, alpha=1e-2):
+    def __init__(self, criterion, rate, alpha=1e-2):
+        self.criterion = criterion
         self.rate = rate
         self.alpha = alpha
         self.logarithm = 0.0  # prox 1, where the other rules start, too
@@ -115,12 +120,12 @@ class GCVUpdate(HeadUpdate):
     def update_(self, head, features, targets, sample_weight=None, progress=0.0):
         """Choose the pull, then solve."""
         if sample_weight is not None:
-            raise ValueError("GCVUpdate takes no sample_weight.")
+            raise ValueError("BatchChoiceUpdate takes no sample_weight.")
         rows, outputs, _ = as_rows(features.detach(), targets)
         rows = rows.to(head.weight.dtype)
         residual = outputs - head(rows)
-        scores = gcv_scores(rows, residual, head.weight, self.alpha, GRID)
-        choice = float(GRID[scores.argmin()].log())
+        errors = cross_validate(rows, residual, head.weight, self.alpha, GRID)
+        choice = float(GRID[errors[self.criterion].argmin()].log())
         self.logarithm += self.rate * (choice - self.logarithm)
         head.update_(features, targets, alpha=self.alpha, prox=self.prox)
 
@@ -128,52 +133,11 @@ class GCVUpdate(HeadUpdate):
 RULES = {
     "(1, 100)": {"prox": (1, 100)},
     '"auto"': {"prox": "auto"},
-    "GCV": {"net_params": {"head_update": GCVUpdate(1.0)}},
-    "GCV, 0.1": {"net_params": {"head_update": GCVUpdate(0.1)}},
+    "GCV": {"net_params": {"head_update": BatchChoiceUpdate("GCV", 1.0)}},
+    "GCV, 0.1": {"net_params": {"head_update": BatchChoiceUpdate("GCV", 0.1)}},
+    "LOO": {"net_params": {"head_update": BatchChoiceUpdate("LOO", 1.0)}},
+    "LOO, 0.1": {"net_params": {"head_update": BatchChoiceUpdate("LOO", 0.1)}},
 }
-
-
-class FreshRows(Callback):
-    """Compare what a batch would choose with what is best for the held-out rows.
-
-    At every step of the first epoch and at every tenth one later.
-    """
-
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Find the held-out rows."""
-        self.held_out, self.found = net.get_split_datasets(X, y)[1], []
-
-    @torch.no_grad()
-    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
-        """Try the whole grid from where the training stands."""
-        epoch = len(net.history)
-        if not training or not net.step_ or (epoch > 1 and net.step_ % 10):
-            return
-        inputs, targets = batch
-        head = net.module_.head
-        dtype, grid = head.weight.dtype, GRID[::2]
-        rows = net.module_.backbone(inputs["X"]).to(dtype)
-        residual = targets.to(dtype) - head(rows)
-        scores = gcv_scores(rows, residual, head.weight, net.alpha, grid)
-        fresh_inputs, fresh_targets = self.held_out[torch.arange(len(self.held_out))]
-        fresh = net.module_.backbone(fresh_inputs["X"]).to(dtype)
-        losses = []
-        for prox in grid.tolist():
-            trial = copy.deepcopy(head)
-            trial.update_(rows, targets, alpha=net.alpha, prox=prox)
-            losses.append(float((trial(fresh) - fresh_targets).square().mean()))
-        choice, best = int(scores.argmin()), int(np.argmin(losses))
-        self.found.append(
-            {
-                "epochs": "first" if epoch == 1 else "later",
-                "choice": float(grid[choice]),
-                "best": float(grid[best]),
-                "batch before": float(residual.square().mean()),
-                "fresh before": float((head(fresh) - fresh_targets).square().mean()),
-                "at choice": losses[choice],
-                "at best": losses[best],
-            }
-        )
 
 
 def fit(split, seed, **parameters):
@@ -182,21 +146,6 @@ def fit(split, seed, **parameters):
     X_val, y_val = split.validation
     model = kind(random_state=seed, **parameters)
     return model.fit(*split.train, X_val=X_val, y_val=y_val)
-
-
-def compare_choices(split, seed):
-    """Fit by the default rule; return what FreshRows found."""
-    model = fit(split, seed, callbacks=[FreshRows()])
-    callbacks = [callback for _, callback in model.net_.callbacks_]
-    found = next(c.found for c in callbacks if isinstance(c, FreshRows))
-    return [{"table": split.name, "seed": seed, **row} for row in found]
-
-
-def summarise_choices(results):
-    """Return medians of each prox and means of each loss, by table and epochs."""
-    groups = results.groupby(["table", "epochs"], sort=False)
-    losses = groups[["batch before", "fresh before", "at choice", "at best"]].mean()
-    return groups[["choice", "best"]].median().round(2).join(losses.round(4))
 
 
 def run(split, rule, seed):
@@ -259,7 +208,6 @@ def parse_arguments(arguments=None):
     parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--quick", action="store_true", help="half a minute's look")
-    parser.add_argument("--fresh", action="store_true", help="check GCV's choices")
     parser.add_argument("--output", help="file for the results of each run, as CSV")
     parsed = parser.parse_args(arguments)
     if parsed.quick:
@@ -283,17 +231,11 @@ def main():
         table = load_table(name, arguments.data)
         for seed in range(arguments.seeds):
             split = split_table(table, arguments.rows, seed)
-            if arguments.fresh:
-                rows += compare_choices(split, seed)
-            else:
-                rows += [run(split, rule, seed) for rule in RULES]
+            rows += [run(split, rule, seed) for rule in RULES]
     results = pd.DataFrame(rows)
-    if arguments.fresh:
-        print(summarise_choices(results).to_string())
-    else:
-        titles = ("Test error", "prox, early -> late", f"Ratios to {next(iter(RULES))}")
-        for title, part in zip(titles, summarise(results), strict=True):
-            print(f"{title}\n{part.round(4).to_string()}\n")
+    titles = ("Test error", "prox, early -> late", f"Ratios to {next(iter(RULES))}")
+    for title, part in zip(titles, summarise(results), strict=True):
+        print(f"{title}\n{part.round(4).to_string()}\n")
     if arguments.output:
         results.to_csv(arguments.output, index=False)
 
