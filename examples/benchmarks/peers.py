@@ -13,14 +13,16 @@ thread. What is compared:
 - RealMLP_TD_S, RealMLP_TD and TabM_D: pytabkit's.
 
 Each run is a line of peers.jsonl in the folder of --output, and one that is there is
-not run again: methods, tables and seeds can be added later. ``--report`` writes the
-tables and the picture. Times are of the processor, which other processes on the machine
-disturb less than those of the clock; those are in the file, too.
+not run again: methods, tables and seeds can be added later. ``--report FOLDER`` runs
+nothing and writes tables and a picture of the runs that are there. Its times are those
+of the processor, which other processes on the machine disturb less than those of the
+clock; the file has both.
 
 Run it with ``python examples/benchmarks/peers.py``; ``--help`` lists options.
 """
 
 import argparse
+import itertools
 import json
 import time
 import traceback
@@ -128,35 +130,39 @@ class Runs:
 
 
 def run_all(arguments):
-    """Run what is asked for and isn't there, the smallest tables first."""
+    """Run what is asked for and isn't there."""
     runs = Runs(arguments.output)
+    for method in arguments.methods:
+        if not installed_version(method):
+            print(f"{method} is left out: {METHODS[method][0]} is not installed.")
     methods = [m for m in arguments.methods if installed_version(m)]
-    for method in set(arguments.methods) - set(methods):
-        print(f"{method} is left out: {METHODS[method][0]} is not installed.")
     warm = set()
-    for seed in arguments.seeds:
-        for name in arguments.sets:
-            labels = {m: arguments.label if m == "CFLL" else "" for m in methods}
-            keys = {m: (name, arguments.rows, seed, m, labels[m]) for m in methods}
-            missing = [m for m in methods if keys[m] not in runs.keys]
-            if not missing:
-                continue
-            table = load_table(name, arguments.data)
-            split = join_training_rows(split_table(table, arguments.rows, seed))
-            for method in missing:
-                line = dict(zip(KEY, keys[method], strict=True))
-                line |= {"version": installed_version(method), **describe(split)}
-                try:
-                    if method not in warm:
-                        warm_up(method, split, seed)
-                    warm.add(method)
-                    line |= measure(method, split, seed)
-                except Exception as error:  # a peer's failure is a result, too
-                    traceback.print_exc()
-                    line["failed"] = f"{type(error).__name__}: {error}"
-                runs.add(line)
-                print(as_line(line), flush=True)
-    return runs.lines
+    for seed, name in itertools.product(arguments.seeds, arguments.sets):
+        labels = {m: arguments.label if m == "CFLL" else "" for m in methods}
+        keys = [(name, arguments.rows, seed, m, labels[m]) for m in methods]
+        missing = [key for key in keys if key not in runs.keys]
+        if not missing:
+            continue
+        table = load_table(name, arguments.data)
+        split = join_training_rows(split_table(table, arguments.rows, seed))
+        for key in missing:
+            line = dict(zip(KEY, key, strict=True)) | describe(split)
+            line["version"] = installed_version(line["method"])
+            line |= try_to_measure(line["method"], split, seed, warm)
+            runs.add(line)
+            print(as_line(line), flush=True)
+
+
+def try_to_measure(method, split, seed, warm):
+    """Measure after a warm-up if it is the first time; a failure is a result, too."""
+    try:
+        if method not in warm:
+            warm_up(method, split, seed)
+            warm.add(method)
+        return measure(method, split, seed)
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def as_line(line):
@@ -184,29 +190,47 @@ def parse_arguments(arguments=None):
     parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
     parser.add_argument("--sets", nargs="+", help="names of tables; default: all")
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME"
+        "--methods", nargs="+", choices=METHODS, help="default: all", metavar="NAME"
     )
     parser.add_argument("--rows", type=int, default=20_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument(
-        "--label", default=sklearn_cfll.__version__, help="names this version of CFLL"
+        "--seeds", type=int, nargs="+", help="default: 0", metavar="SEED"
+    )
+    parser.add_argument(
+        "--label", help="name of this version of CFLL; default: its version"
     )
     parser.add_argument("--output", default="peers", help="folder of peers.jsonl")
+    parser.add_argument(
+        "--report", metavar="FOLDER", help="write tables and picture of what is there"
+    )
+    parser.add_argument("--name", default="peers", help="stem of the report's files")
     parser.add_argument("--quick", action="store_true", help="a minute's look")
-    parsed = parser.parse_args(arguments)
-    if parsed.quick:
-        parsed.sets = parsed.sets or ["diabetes", "breast_cancer"]
-        parsed.methods = ["CFLL", "MLP", "HistGB", "skorch"]
-    if not parsed.sets:
-        names = table_names(parsed.data)
-        parsed.sets = by_size(names, parsed.data, parsed.rows)
-    return parsed
+    return parser.parse_args(arguments)
+
+
+def complete(arguments):
+    """Fill in what to run where the command line doesn't say it."""
+    if arguments.quick:
+        arguments.sets = arguments.sets or ["diabetes", "breast_cancer"]
+        arguments.methods = arguments.methods or ["CFLL", "MLP", "HistGB", "skorch"]
+    arguments.methods = arguments.methods or list(METHODS)
+    arguments.seeds = arguments.seeds or [0]
+    arguments.label = arguments.label or sklearn_cfll.__version__
+    if not arguments.sets:
+        names = table_names(arguments.data)
+        arguments.sets = by_size(names, arguments.data, arguments.rows)
 
 
 def main():
-    """Run what is missing."""
+    """Run what is missing, or report what is there."""
     arguments = parse_arguments()
+    if arguments.report:
+        from _peers_report import write  # matplotlib is needed here alone
+
+        write(Runs(arguments.output).lines, arguments)
+        return
     use_one_thread()
+    complete(arguments)
     run_all(arguments)
 
 
