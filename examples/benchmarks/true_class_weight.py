@@ -62,7 +62,7 @@ def summarise(results):
 
 
 def as_text(summary):
-    """Return a line for each table: accuracy / log loss / CPU seconds by the setting."""
+    """Return a line for each table: accuracy / log loss / CPU seconds."""
     cells = [
         f"{row.accuracy:.4f} / {row['log loss']:.4f} / {row.seconds:.1f}"
         for _, row in summary.iterrows()
