@@ -28,6 +28,7 @@ import argparse
 import copy
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ from _tables import as_list_table
 from sklearn.exceptions import ConvergenceWarning
 from time_to_quality import cfll_outputs
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor, ClosedFormHead
+from sklearn_cfll import CFLLClassifier, CFLLNet, CFLLRegressor, ClosedFormHead
 from sklearn_cfll._final import solve_head
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.network import Network
@@ -125,8 +126,14 @@ def refit_head(network, split):
         for X, y in (split.train, split.validation)
     )
     pooled = split.task == "classification"
-    solve_head(refitted, train, validation, alpha="auto", pooled=pooled, unit=1.0)
-    return refitted
+    net = CFLLNet(
+        refitted,
+        n_features=refitted.head.weight.shape[0],
+        n_outputs=refitted.head.weight.shape[1],
+    ).initialize()
+    rows = SimpleNamespace(batches=train, held_out_batches=validation, unit=1.0)
+    solve_head(net, rows, alpha="auto", pooled=pooled, loss_unit=1.0)
+    return net.module_
 
 
 def sweep(split, seed, arguments):

@@ -70,8 +70,9 @@ def fit_cfll(split, max_epochs, seed):
 
 def cfll_outputs(model, X):
     """Return predictions, or a classifier's scores, as the squared loss sees them."""
-    score = getattr(model, "decision_function", model.predict)
-    return np.asarray(score(X)).reshape(len(X), -1)
+    if hasattr(model, "classes_"):
+        return model.net_.predict_proba(X.astype(np.float64))  # the solved head's
+    return np.asarray(model.predict(X)).reshape(len(X), -1)
 
 
 def best_end_to_end(split, batch_size, epochs, seed):
