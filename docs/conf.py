@@ -18,8 +18,12 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-# The last is included by another page.
-exclude_patterns = ["_build", "benchmarks/time_to_quality.rst"]
+# All but the first are included by another page.
+exclude_patterns = [
+    "_build",
+    "benchmarks/rate_range.rst",
+    "benchmarks/time_to_quality.rst",
+]
 default_role = "code"
 
 # A broken reference is an error, except to packages whose index isn't at hand.
