@@ -32,6 +32,10 @@ _ITERATIONS = 15
 _MOST_TRAINING_ROWS = 5_000
 _MOST_HELD_OUT_ROWS = 20_000
 
+# Least weight of the solved head: scores that say nothing, or the opposite, as
+# leave-one-out scores of two rows do, still order the classes.
+_LEAST = 1e-2
+
 # A ridge that is worse by so much ends the path.
 _WORSE = 1.05
 
@@ -199,7 +203,9 @@ def _log_loss(logits: Tensor, rows: ClassRows) -> Tensor:
 def fit_blend(
     parts: list[NDArray[np.float64]], index: NDArray[Any], weight: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Weights of several logits whose sum has the least log loss; none is negative.
+    """Weights of several logits whose sum has the least log loss.
+
+    None is negative, and the first is at least a hundredth.
 
     The loss is convex in them. One more row, which has every label alike, keeps few
     rows, all of them right, from certainty.
@@ -233,7 +239,7 @@ def fit_blend(
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0, None)] * len(parts),
+        bounds=[(_LEAST, None)] + [(0, None)] * (len(parts) - 1),
         options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 200},
     )
     blend: NDArray[np.float64] = found.x

@@ -105,6 +105,12 @@ def test_a_part_that_says_the_opposite_is_left_out():
     assert blend[1] == 0
 
 
+def test_a_single_part_that_says_the_opposite_keeps_a_little_weight():
+    y = np.arange(60) % 2
+    (factor,) = fit_blend([np.where(y == 1, -1.0, 1.0)[:, None]], y, np.ones(60))
+    assert factor == 0.01
+
+
 def test_few_rows_that_are_all_right_leave_the_blend_finite():
     y = np.array([0, 1, 1])
     blend = fit_blend([np.where(y == 1, 1.0, -1.0)[:, None]], y, np.ones(3))
