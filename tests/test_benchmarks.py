@@ -83,6 +83,8 @@ def test_true_class_weight_scores_every_setting(tmp_path):
         r"^k=5: better in accuracy on [01], in log loss on [01], in both on [01] of 1$"
     )
     assert re.search(line, printed, re.M)
+    gain = scores.loc["k=5", "accuracy"] - scores.loc["k=1", "accuracy"]
+    assert f"k=5: accuracy {gain:+.4f}, standard error" in printed
 
 
 def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):
