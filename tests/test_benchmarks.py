@@ -93,6 +93,8 @@ def test_true_class_weight_scores_every_setting(tmp_path):
         r"^k=5: better in accuracy on [01], in log loss on [01], in both on [01] of 1$"
     )
     assert re.search(line, printed, re.M)
+    gain = scores.loc["k=5", "accuracy"] - scores.loc["k=1", "accuracy"]
+    assert f"k=5: accuracy {gain:+.4f}, standard error" in printed
 
 
 def test_rate_range_writes_the_ranges_that_its_runs_imply(tmp_path):

@@ -38,8 +38,8 @@ OTHER_VALUES = {
     "random_state": 3,
     "verbose": 1,
     "class_weight": {0: 2.0, 1: 1.0},
-    "target_scale": 2.0,
-    "true_class_weight": 3.0,
+    "target_scale": 30.0,
+    "true_class_weight": 15.0,
 }
 
 
