@@ -26,8 +26,8 @@ from sklearn_cfll.net import CFLLNet
 # Ridges of the logistic head, relative to the mean square of the centred features.
 _RIDGES = (1.0, 0.1, 0.01)
 
-# Each ridge goes on from the one before, so that a few iterations do. More rows,
-# ridges or iterations were not worth their time: docs/design/probabilities.md.
+# Each ridge goes on from the one before, so that a few iterations do; the rows bound
+# the time and the memory on large tables.
 _ITERATIONS = 15
 _MOST_TRAINING_ROWS = 5_000
 _MOST_HELD_OUT_ROWS = 20_000
@@ -111,7 +111,8 @@ class ClassRows(NamedTuple):
         parts = []
         for features, targets, weight in stream(net, batches):
             weight = features.new_ones(len(features)) if weight is None else weight
-            parts.append((features, _class_of(targets), weight))
+            label = torch.from_numpy(ClassTargets.index(_wide(targets)))
+            parts.append((features, label.to(features.device), weight))
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -138,10 +139,6 @@ class LinearLogits(NamedTuple):
 def _wide(values: Tensor) -> NDArray[np.float64]:
     wide: NDArray[np.float64] = values.detach().cpu().double().numpy()
     return wide
-
-
-def _class_of(targets: Tensor) -> Tensor:
-    return (targets[:, 0] > 0).long() if targets.shape[1] == 1 else targets.argmax(1)
 
 
 def fit_logistic(train: ClassRows, held_out: ClassRows, n_outputs: int) -> LinearLogits:

@@ -225,8 +225,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def _network(self) -> Network:
         network = self.net_.module_
         head = copy.deepcopy(network.head)
-        weight, bias = torch.from_numpy(self.coef_.T), torch.from_numpy(self.intercept_)
-        head.replace_(weight.to(head.weight), bias.to(head.bias))
+        # Copies: these arrays may be read-only, as joblib's memory maps are.
+        head.weight = torch.tensor(self.coef_.T).to(head.weight)
+        head.bias = torch.tensor(self.intercept_).to(head.bias)
         return Network(network.backbone, head)
 
     # Using ----------------------------------------------------------------------

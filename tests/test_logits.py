@@ -1,5 +1,7 @@
 """Logits: a logistic head on the features, blended with the solved one."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,15 @@ def test_probabilities_and_classes_are_those_of_the_logits(fitted, split):
     else:
         assert_allclose(probabilities, softmax(logits, axis=1))
     assert_array_equal(fitted.predict(X), fitted.classes_[probabilities.argmax(1)])
+
+
+def test_coefficients_that_are_read_only_predict_as_well(fitted, split):
+    expected = fitted.predict_proba(split[1])
+    frozen = copy.copy(fitted)
+    for name in ("coef_", "intercept_"):
+        setattr(frozen, name, getattr(fitted, name).copy())
+        getattr(frozen, name).flags.writeable = False
+    assert_array_equal(frozen.predict_proba(split[1]), expected)
 
 
 def test_logits_are_the_solved_heads_scores_and_the_logistic_heads(fitted):

@@ -58,7 +58,7 @@ def by_head(split, seed, max_epochs):
     model.fit(*split.train, X_val=X_val, y_val=y_val)
     X = split.test[0]
     yield BLEND, model.predict_proba(X)
-    solved = [model.net_.predict_proba(rows.astype(np.float64)) for rows in (X_val, X)]
+    solved = [model.net_.predict_proba(rows) for rows in (X_val, X)]
     logits = [
         model.decision_function(rows).reshape(len(rows), -1) for rows in (X_val, X)
     ]

@@ -71,7 +71,7 @@ def fit_cfll(split, max_epochs, seed):
 def cfll_outputs(model, X):
     """Return predictions, or a classifier's scores, as the squared loss sees them."""
     if hasattr(model, "classes_"):
-        return model.net_.predict_proba(X.astype(np.float64))  # the solved head's
+        return model.net_.predict_proba(X)  # the solved head's
     return np.asarray(model.predict(X)).reshape(len(X), -1)
 
 

@@ -35,7 +35,7 @@ def step_by_output(
     Parameters
     ----------
     step : callable
-        ``proximal_step``, for weights ``(..., n)``.
+        Solves for all outputs at once, with weights ``(..., n)``.
     features : Tensor of shape (..., n, d)
     residual : Tensor of shape (..., n, k)
     weight : Tensor of shape (..., d, k)

@@ -12,13 +12,14 @@ costs as much as all outputs do together where they share their weights.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.outputs import step_by_output, weighs_outputs
-from sklearn_cfll.functional.systems import system_for, worth_mixing
+from sklearn_cfll.functional.systems import System, system_for, worth_mixing
 
 
 def feature_energy(features: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -162,62 +163,111 @@ def proximal_step(
     head : ProximalHead
         Arbitrary where it is not ``solved``.
     """
+    solve: Callable[..., ProximalHead] = _shared_step
     if sample_weight is not None:
         sample_weight = sample_weight.to(weight.dtype)
         if weighs_outputs(sample_weight, residual):
-            return step_by_output(  # type: ignore[no-any-return]
-                proximal_step,
-                features,
-                residual,
-                weight,
-                bias,
-                alpha=alpha,
-                prox=prox,
-                sample_weight=sample_weight,
-                with_slope=with_slope,
-                mixed=mixed,
-            )
-    total = _total(features, sample_weight)
-    energy = _energy(features, sample_weight, total)
-    pull = prox * energy
-    # The bias is eliminated by a Schur complement, which is a partial centring of
-    # the rows: whole at prox 0, none as prox grows.
-    no_pull = isinstance(prox, float | int) and prox == 0
-    # The root has no derivative at zero, which autograd would make not-a-number.
-    root = torch.zeros_like(pull) if no_pull else torch.sqrt(pull / (1 + pull))
-    centring = 1 - root
-    feature_mean = _mean(features, sample_weight, total)
-    residual_mean = _mean(residual, sample_weight, total)
-    rows = _centred(features, feature_mean, centring, sample_weight)
+            solve = _step_by_output
+    return solve(
+        features,
+        residual,
+        weight,
+        bias,
+        alpha=alpha,
+        sample_weight=sample_weight,
+        prox=prox,
+        with_slope=with_slope,
+        mixed=mixed,
+    )
+
+
+def _step_by_output(*parts: Tensor, **settings: Any) -> ProximalHead:
+    """Do what :func:`_shared_step` does, for weights of each output's own."""
+    head: ProximalHead = step_by_output(_shared_step, *parts, **settings)
+    return head
+
+
+def _shared_step(
+    features: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    alpha: float | Tensor,
+    prox: float | Tensor,
+    sample_weight: Tensor | None,
+    with_slope: bool,
+    mixed: bool,
+) -> ProximalHead:
+    """Do what :func:`proximal_step` does, for weights that all outputs share."""
+    batch = _CentredBatch(features, sample_weight, prox)
     # Everything below is in sums over the rows, not in means: no row is scaled.
-    matrix_scale = (total * energy)[..., None, None]
+    matrix_scale = (batch.total * batch.energy)[..., None, None]
+    if not isinstance(alpha, float):
+        alpha = like(features, alpha)
     system = system_for(
-        rows,
-        ridge=matrix_scale * (alpha if isinstance(alpha, float) else like(rows, alpha)),
+        batch.rows,
+        ridge=matrix_scale * alpha,
         pull=matrix_scale * prox,
         mixed=mixed and worth_mixing(features, prox),
     )
+    residual_mean = _mean(residual, sample_weight, batch.total)
+    step = system.step(batch.centre(residual, residual_mean), weight)
+    bias_step = batch.bias_of(step, residual_mean)
+    slopes = batch.slopes(system, step, bias_step) if with_slope else ()
+    return ProximalHead(weight + step, bias + bias_step, system.solved(), *slopes)
 
-    def bias_of(step: Tensor, right_side: Tensor) -> Tensor:
-        rest = right_side - (feature_mean[..., None, :] @ step)[..., 0, :]
-        bias_step: Tensor = rest / (1 + pull[..., None])
+
+class _CentredBatch:
+    """A batch from whose problem the bias is eliminated.
+
+    A Schur complement does it, which is a partial centring of the rows: whole at prox
+    0, none as prox grows.
+    """
+
+    def __init__(
+        self, features: Tensor, sample_weight: Tensor | None, prox: float | Tensor
+    ) -> None:
+        self.sample_weight = sample_weight
+        self.total = _total(features, sample_weight)
+        self.energy = _energy(features, sample_weight, self.total)
+        self.pull = prox * self.energy
+        no_pull = isinstance(prox, float | int) and prox == 0
+        # The root has no derivative at zero, which autograd would make not-a-number.
+        self.centring = 1 - (
+            torch.zeros_like(self.pull)
+            if no_pull
+            else torch.sqrt(self.pull / (1 + self.pull))
+        )
+        self.mean = _mean(features, sample_weight, self.total)
+        self.rows = self.centre(features, self.mean)
+
+    def centre(self, rows: Tensor, mean: Tensor) -> Tensor:
+        """Rows ``sqrt(w_i) (row_i - centring * mean)``."""
+        centred = rows - (self.centring[..., None] * mean)[..., None, :]
+        if self.sample_weight is None:
+            return centred
+        return centred.mul_(self.sample_weight.sqrt()[..., None])
+
+    def bias_of(self, step: Tensor, right_side: Tensor) -> Tensor:
+        """Give the bias's part of a solution, from the weight's."""
+        rest = right_side - (self.mean[..., None, :] @ step)[..., 0, :]
+        bias_step: Tensor = rest / (1 + self.pull[..., None])
         return bias_step
 
-    centred_residual = _centred(residual, residual_mean, centring, sample_weight)
-    step = system.step(centred_residual, weight)
-    bias_step = bias_of(step, residual_mean)
-    slopes: tuple[Tensor, ...] = ()
-    if with_slope:
+    def slopes(
+        self, system: System, step: Tensor, bias_step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate a solution by the logarithm of prox."""
         # The step solves A step = r, so that its slope solves A slope = -A' step,
         # where A' is the pull itself; the bias is eliminated as before.
-        bias_side = -pull[..., None] * bias_step
-        shared = total[..., None] * bias_side / (1 + pull[..., None])
+        bias_side = -self.pull[..., None] * bias_step
+        shared = self.total[..., None] * bias_side / (1 + self.pull[..., None])
         system.mixed = False  # a slope needs no refinement
         weight_slope = system.solve(
-            -system.pull * step - feature_mean[..., :, None] * shared[..., None, :]
+            -system.pull * step - self.mean[..., :, None] * shared[..., None, :]
         )
-        slopes = (weight_slope, bias_of(weight_slope, bias_side))
-    return ProximalHead(weight + step, bias + bias_step, system.solved(), *slopes)
+        return weight_slope, self.bias_of(weight_slope, bias_side)
 
 
 def like(tensor: Tensor, value: float | Tensor) -> Tensor:
@@ -250,11 +300,3 @@ def _mean(rows: Tensor, weight: Tensor | None, total: Tensor) -> Tensor:
     if weight is None:
         return rows.mean(-2)
     return torch.matmul(weight[..., None, :], rows)[..., 0, :] / total[..., None]
-
-
-def _centred(
-    rows: Tensor, mean: Tensor, centring: Tensor, weight: Tensor | None
-) -> Tensor:
-    """Rows ``sqrt(w_i) (row_i - centring * mean)``."""
-    centred = rows - (centring[..., None] * mean)[..., None, :]
-    return centred if weight is None else centred.mul_(weight.sqrt()[..., None])
