@@ -21,6 +21,7 @@ templates_path = ["_templates"]
 # All but the first are included by another page.
 exclude_patterns = [
     "_build",
+    "benchmarks/calibration.rst",
     "benchmarks/rate_range.rst",
     "benchmarks/time_to_quality.rst",
 ]
