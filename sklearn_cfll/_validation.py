@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +50,26 @@ class Rows:
 
 def read_X(estimator: Any, X: Any, *, reset: bool, least: int = 1) -> NDArray[Any]:  # noqa: N802
     """Check X as scikit-learn does; n-D arrays pass, for backbones that take them."""
-    return validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=[np.float64, np.float32],
-        allow_nd=True,
-        ensure_min_samples=least,
-    )
+    with numbers_wanted("X", "encode text, by OneHotEncoder in a pipeline for example"):
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            allow_nd=True,
+            ensure_min_samples=least,
+        )
+
+
+@contextmanager
+def numbers_wanted(name: str, cure: str) -> Iterator[None]:
+    """Say what to do about text, where NumPy says that it can't convert it."""
+    try:
+        yield
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        raise ValueError(f"{error}; {name} must hold numbers: {cure}.") from error
 
 
 def read_rows(

@@ -13,6 +13,7 @@ from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
+from sklearn_cfll._validation import numbers_wanted
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
@@ -47,9 +48,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     _kind_of_targets = StandardisedTargets
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
-        y = check_array(
-            y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
-        )
+        with numbers_wanted("y", "take CFLLClassifier for labels"):
+            y = check_array(
+                y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
+            )
         if y.ndim > 2:
             raise ValueError(
                 f"y has shape {y.shape}; it must be (n_samples,) or "

@@ -103,7 +103,8 @@ ROWS_AND_TARGETS = [
     case(
         "strings in y",
         ValueError,
-        r"could not convert string to float: .*'no'.*",
+        r"could not convert string to float: .*'no'.*; y must hold numbers: take "
+        r"CFLLClassifier for labels\.",
         y=np.array(["no"] * N_ROWS),
     ),
     case(
@@ -136,7 +137,8 @@ ROWS_AND_TARGETS = [
     case(
         "strings in X",
         ValueError,
-        r"could not convert string to float: 'red'",
+        r"could not convert string to float: 'red'; X must hold numbers: encode text, "
+        r"by OneHotEncoder in a pipeline for example\.",
         X=pd.DataFrame({"colour": ["red"] * N_ROWS, "size": ONES}),
     ),
     case(
