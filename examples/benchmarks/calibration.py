@@ -11,13 +11,12 @@ calibration error of the predicted class in 15 bins of equal counts.
 Run it with ``python examples/benchmarks/calibration.py``; ``--help`` lists options.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import load_table, split_table, use_one_thread
+from _command_line import made_folder, named_splits, table_parser
+from _common import use_one_thread
 from _tables import as_list_table
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -126,15 +125,13 @@ def log_losses(means):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
-    parser.add_argument(
-        "--sets", nargs="+", default=["digits", "breast_cancer"], help="tables"
+    parser = table_parser(
+        __doc__,
+        sets=["digits", "breast_cancer"],
+        rows=6_000,
+        seeds=3,
+        output="folder for calibration.csv and .rst",
     )
-    parser.add_argument("--rows", type=int, default=6_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="a few seconds' look")
-    parser.add_argument("--output", help="folder for calibration.csv and .rst")
     parsed = parser.parse_args(arguments)
     parsed.max_epochs = "auto"
     if parsed.quick:
@@ -147,13 +144,10 @@ def main():
     arguments = parse_arguments()
     use_one_thread()
     results = []
-    for name in arguments.sets:
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            for row in compare(split, seed, arguments.max_epochs):
-                print(*row.values(), file=sys.stderr)
-                results.append(row)
+    for split, seed in named_splits(arguments):
+        for row in compare(split, seed, arguments.max_epochs):
+            print(*row.values(), file=sys.stderr)
+            results.append(row)
     results = pd.DataFrame(results)
     means, ratios = summarise(results)
     print("log loss")
@@ -161,8 +155,7 @@ def main():
     print("relative to CFLL, geometric means over the tables")
     print(ratios.round(3).to_string())
     if arguments.output:
-        folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(arguments.output)
         results.to_csv(folder / "calibration.csv", index=False)
         text = as_list_table(log_losses(means), "Log loss of the test rows")
         shown = ratios.map("{:.3f}".format).rename_axis("method").reset_index()

@@ -13,7 +13,8 @@ import copy
 
 import pandas as pd
 import torch
-from _common import load_table, split_table, table_names, use_one_thread
+from _command_line import named_splits
+from _common import use_one_thread
 from prox_rules import GRID, cross_validate, fit, parse_arguments
 from skorch.callbacks import Callback
 
@@ -70,14 +71,11 @@ def main():
     arguments = parse_arguments()
     use_one_thread()
     found = []
-    for name in arguments.sets or table_names(arguments.data):
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            model = fit(split, seed, callbacks=[Choices()])
-            callbacks = [callback for _, callback in model.net_.callbacks_]
-            own = next(c for c in callbacks if isinstance(c, Choices))
-            found += [{"table": name, "seed": seed, **row} for row in own.found]
+    for split, seed in named_splits(arguments):
+        model = fit(split, seed, callbacks=[Choices()])
+        callbacks = [callback for _, callback in model.net_.callbacks_]
+        own = next(c for c in callbacks if isinstance(c, Choices))
+        found += [{"table": split.name, "seed": seed, **row} for row in own.found]
     results = pd.DataFrame(found)
     groups = results.groupby(["table", "epochs", "rows"], sort=False)
     medians = groups[["GCV", "LOO", "best"]].median()

@@ -21,13 +21,13 @@ Run it with ``python examples/benchmarks/prox_rules.py``; ``--help`` lists optio
    arXiv 2109.14002.
 """
 
-import argparse
 import time
 
 import numpy as np
 import pandas as pd
 import torch
-from _common import errors, load_table, split_table, table_names, use_one_thread
+from _command_line import named_splits, table_parser
+from _common import errors, use_one_thread
 from time_to_quality import cfll_outputs
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -202,13 +202,9 @@ def summarise(results):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
-    parser.add_argument("--sets", nargs="+", help="names of tables; default: all")
-    parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="half a minute's look")
-    parser.add_argument("--output", help="file for the results of each run, as CSV")
+    parser = table_parser(
+        __doc__, rows=8_000, seeds=3, output="file for the results of each run, as CSV"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.quick:
         parsed.sets, parsed.seeds = parsed.sets or ["diabetes", "breast_cancer"], 1
@@ -227,11 +223,8 @@ def main():
     use_one_thread()
     rows = []
     _warm_up()
-    for name in arguments.sets or table_names(arguments.data):
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            rows += [run(split, rule, seed) for rule in RULES]
+    for split, seed in named_splits(arguments):
+        rows += [run(split, rule, seed) for rule in RULES]
     results = pd.DataFrame(rows)
     titles = ("Test error", "prox, early -> late", f"Ratios to {next(iter(RULES))}")
     for title, part in zip(titles, summarise(results), strict=True):

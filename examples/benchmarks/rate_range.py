@@ -24,22 +24,18 @@ large rate may stand for a smaller one. Such runs are counted.
 Run it with ``python examples/benchmarks/rate_range.py``; ``--help`` lists options.
 """
 
-import argparse
 import copy
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from _command_line import made_folder, named_splits, table_parser
 from _common import (
     as_outputs,
     build_network,
     errors,
-    load_table,
     predict_in_batches,
-    split_table,
-    table_names,
     train_end_to_end,
     use_one_thread,
 )
@@ -206,11 +202,9 @@ def draw(runs, path):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
-    parser.add_argument("--sets", nargs="+", help="names of tables; default: all")
-    parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser = table_parser(
+        __doc__, rows=8_000, seeds=3, output="folder for rate_range.csv, .rst and .png"
+    )
     parser.add_argument("--epochs", type=int, default=10)
     for name, rates in RATES.items():
         parser.add_argument(f"--{name}-rates", nargs="*", type=float, default=rates)
@@ -219,8 +213,6 @@ def parse_arguments(arguments=None):
         action="store_true",
         help="train end to end without the LayerNorm that CFLL keeps",
     )
-    parser.add_argument("--quick", action="store_true", help="a few seconds' look")
-    parser.add_argument("--output", help="folder for rate_range.csv, .rst and .png")
     parsed = parser.parse_args(arguments)
     parsed.rates = {"sgd": parsed.sgd_rates, "adamw": parsed.adamw_rates}
     if parsed.quick:
@@ -235,11 +227,8 @@ def main():
     arguments = parse_arguments()
     use_one_thread()
     runs = []
-    for name in arguments.sets or table_names(arguments.data):
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            runs += sweep(split, seed, arguments)
+    for split, seed in named_splits(arguments):
+        runs += sweep(split, seed, arguments)
     runs = pd.DataFrame(runs)
     tables = texts(find_ranges(runs))
     for title, cells in tables.items():
@@ -247,8 +236,7 @@ def main():
     cfll = runs[runs["method"] == METHODS[0]]
     print(f"CFLL runs that recovered: {(cfll['recoveries'] > 0).sum()} of {len(cfll)}")
     if arguments.output:
-        folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(arguments.output)
         runs.to_csv(folder / "rate_range.csv", index=False)
         rst = [as_list_table(cells, title) for title, cells in tables.items()]
         (folder / "rate_range.rst").write_text("\n".join(rst))

@@ -16,21 +16,17 @@ of its own. The runs that count are timed again in turn; the medians are reporte
 Run it with ``python examples/benchmarks/time_to_quality.py``; ``--help`` lists options.
 """
 
-import argparse
 import copy
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _command_line import made_folder, named_splits, table_parser
 from _common import (
     as_outputs,
     build_network,
     errors,
-    load_table,
     predict_in_batches,
-    split_table,
-    table_names,
     train_end_to_end,
     use_one_thread,
 )
@@ -190,17 +186,16 @@ def as_text(summary):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
-    parser.add_argument("--sets", nargs="+", help="names of tables; default: all")
+    parser = table_parser(
+        __doc__,
+        rows=20_000,
+        seeds=1,
+        output="folder for time_to_quality.csv and .rst",
+    )
     parser.add_argument(
         "--batch-size", type=int, help="of AdamW's training; default: CFLL's own"
     )
-    parser.add_argument("--rows", type=int, default=20_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--repeats", type=int, default=3, help="timings of each run")
-    parser.add_argument("--quick", action="store_true", help="a minute's look")
-    parser.add_argument("--output", help="folder for time_to_quality.csv and .rst")
     parsed = parser.parse_args(arguments)
     parsed.epochs, parsed.cfll_epochs = 30, EPOCHS
     if parsed.quick:
@@ -214,17 +209,13 @@ def main():
     arguments = parse_arguments()
     use_one_thread()
     results = []
-    for name in arguments.sets or table_names(arguments.data):
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            results.append(compare(split, seed, arguments))
+    for split, seed in named_splits(arguments):
+        results.append(compare(split, seed, arguments))
     results = pd.DataFrame(results)
     text, rst = as_text(summarise(results))
     print(text)
     if arguments.output:
-        folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(arguments.output)
         results.to_csv(folder / "time_to_quality.csv", index=False)
         (folder / "time_to_quality.rst").write_text(rst)
 

@@ -11,13 +11,12 @@ Run it with ``python examples/benchmarks/true_class_weight.py``; ``--help`` list
 options.
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
-from _common import load_table, split_table, use_one_thread
+from _command_line import made_folder, named_splits, table_parser
+from _common import use_one_thread
 from sklearn.metrics import accuracy_score, log_loss
 
 from sklearn_cfll import CFLLClassifier
@@ -109,13 +108,13 @@ def differences(results):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder of NAME.parquet with `__target__`")
-    parser.add_argument("--sets", nargs="+", default=["digits"], help="tables")
-    parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--quick", action="store_true", help="a few seconds' look")
-    parser.add_argument("--output", help="folder for true_class_weight.csv")
+    parser = table_parser(
+        __doc__,
+        sets=["digits"],
+        rows=8_000,
+        seeds=3,
+        output="folder for true_class_weight.csv",
+    )
     parsed = parser.parse_args(arguments)
     parsed.max_epochs = "auto"
     if parsed.quick:
@@ -128,14 +127,11 @@ def main():
     arguments = parse_arguments()
     use_one_thread()
     results = []
-    for name in arguments.sets:
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
-            split = split_table(table, arguments.rows, seed)
-            for setting in SETTINGS:
-                row = fit_and_score(split, seed, setting, arguments.max_epochs)
-                print(*row.values(), file=sys.stderr)
-                results.append(row)
+    for split, seed in named_splits(arguments):
+        for setting in SETTINGS:
+            row = fit_and_score(split, seed, setting, arguments.max_epochs)
+            print(*row.values(), file=sys.stderr)
+            results.append(row)
     results = pd.DataFrame(results)
     summary = summarise(results)
     print("accuracy / log loss / CPU seconds of fit")
@@ -143,8 +139,7 @@ def main():
     print(wins(summary))
     print(differences(results))
     if arguments.output:
-        folder = Path(arguments.output)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(arguments.output)
         results.to_csv(folder / "true_class_weight.csv", index=False)
 
 
