@@ -218,7 +218,7 @@ def searches_along_lines(optimizer: Any) -> bool:
 
 @contextmanager
 def stepping(optimizer: Any) -> Iterator[None]:
-    """Let an optimizer that averages the weights, in a ``with``, train its own.
+    """Put an optimizer that averages the weights in its training mode for a while.
 
     Such a one (of the schedule-free kind) takes steps in its ``train`` mode, and in
     its ``eval`` mode the parameters are the average, which is the one to predict with.
