@@ -172,6 +172,9 @@ def draw(seed):
     y, kind = draw_labels(rng, X) if classes else draw_targets(rng, X)
     weight, weights = draw_weights(rng, len(X))
     make = CFLLClassifier if classes else CFLLRegressor
+    if classes:  # drawn last, so that all else is as it was without
+        settings["target_scale"] = float(rng.choice([1.0, 1.0, 1e-3, 30.0]))
+        settings["true_class_weight"] = float(rng.choice([1.0, 1.0, 0.1, 15.0]))
     fixed = {"random_state": seed % 1000, "device": "cpu", "callbacks": [Rows()]}
     model = make(BACKBONES[name](), **fixed, **settings)
     what = {"X": (X.shape, kinds), "y": kind, "weights": weights, "backbone": name}
