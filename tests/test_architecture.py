@@ -26,6 +26,7 @@ ORDER = [
     "batches",
     "layers",
     "backbones",
+    "mlp",
     "losses",
     "optimizers",
     "callbacks",
