@@ -1,0 +1,209 @@
+"""The proximal update of one batch on the CPU, by BLAS and LAPACK themselves.
+
+It is :mod:`sklearn_cfll.functional.ridge` in a dozen calls in place of some hundred
+tensor operations, which is what counts in small batches. In large ones it is that the
+symmetric product takes half the operations of a general one.
+
+Solutions and right-hand sides are transposed, ``(k, d)`` or ``(k, n)``: to LAPACK,
+which counts columns first, they are ``k`` columns, and it solves in their place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas, lapack
+
+from sklearn_cfll.functional.systems import (
+    LEAST_LEARNT_PROX,
+    MANY_PRODUCTS,
+    safe_in_float32,
+)
+
+Array = NDArray[np.floating[Any]]
+
+# By the type of number: symmetric product, Cholesky factor, solve by it.
+_ROUTINES = {
+    "f": (blas.ssyrk, lapack.spotrf, lapack.spotrs),
+    "d": (blas.dsyrk, lapack.dpotrf, lapack.dpotrs),
+}
+
+
+# From this share of outputs to features on, their right-hand sides in float64 would
+# take longer than the system.
+_MANY_OUTPUTS = 16
+
+
+class Updated(NamedTuple):
+    """The head after a batch; arbitrary where there was no factor.
+
+    Attributes
+    ----------
+    weight : array of shape (d, k)
+    bias : array of shape (k,)
+    solved : bool
+    """
+
+    weight: Array
+    bias: Array
+    solved: bool
+
+
+def update(
+    features: Array,
+    targets: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    alpha: float,
+    prox: float,
+    sample_weight: Array | None,
+) -> Updated:
+    """Solve the problem of ``proximal_update`` for one batch.
+
+    Parameters
+    ----------
+    features : array of shape (n, d)
+        In float32 or float64.
+    targets : array of shape (n, k)
+    weight : float64 array of shape (d, k)
+    bias : float64 array of shape (k,)
+    alpha, prox : float
+    sample_weight : array of shape (n,) or None
+
+    Returns
+    -------
+    head : Updated
+    """
+    number, mixed = np.float64, False
+    if features.dtype.char == "f":
+        number, mixed = _precision(features.shape, weight.shape[1], prox)
+    wide = features.astype(number, copy=False)
+    # What is not finite is told by the result.
+    with np.errstate(all="ignore"):
+        residual = np.subtract(targets, wide @ weight.astype(number, copy=False))
+        residual = residual.astype(number, copy=False) - bias.astype(number, copy=False)
+        rows = _Rows(wide, sample_weight, alpha, prox, own=wide is not features)
+        if not rows.regular:
+            return Updated(weight, bias, False)
+        mean = rows.mean_of(residual)
+        step = rows.step(rows.centre(residual, mean), weight.T, mixed)
+        if step is None:
+            return Updated(weight, bias, False)
+        bias_step = (mean - step @ rows.mean) / (1 + rows.pull)
+        return Updated(np.add(weight, step.T, order="C"), bias + bias_step, True)
+
+
+class _Rows:
+    """Rows of a batch from whose problem the bias is eliminated, by partial centring.
+
+    ``regular`` tells whether there is a weight, an energy and a shift to divide by;
+    the features are written over where they are our ``own``.
+    """
+
+    def __init__(
+        self,
+        features: Array,
+        sample_weight: Array | None,
+        alpha: float,
+        prox: float,
+        own: bool,
+    ) -> None:
+        n_rows, n_features = features.shape
+        if sample_weight is None:
+            self.weight = self.root = None
+            self.total = float(n_rows)
+            square = np.vdot(features, features)
+        else:
+            self.weight = sample_weight.astype(features.dtype, copy=False)
+            self.root = np.sqrt(self.weight)[:, None]
+            self.total = float(self.weight.sum())
+            square = self.weight @ np.einsum("ij,ij->i", features, features)
+        self.regular = self.total > 0 and math.isfinite(square)
+        if not self.regular:
+            return
+        energy = (float(square) / self.total + 1) / (n_features + 1)
+        self.pull = prox * energy
+        self.centring = 1 - math.sqrt(self.pull / (1 + self.pull))
+        self.ridge = self.total * energy * alpha
+        self.shift = self.ridge + self.total * self.pull
+        self.mean = self.mean_of(features)
+        self.rows = self.centre(features, self.mean, features if own else None)
+        self.dual = n_rows < n_features
+        self.regular = not self.dual or self.shift > 0
+
+    def mean_of(self, rows: Array) -> Array:
+        """Weighted mean over the rows."""
+        if self.weight is None:
+            # A product: twice as fast as a sum along the first axis.
+            return (np.ones(len(rows), rows.dtype) @ rows) / self.total
+        mean: Array = (self.weight @ rows) / self.total
+        return mean
+
+    def centre(self, rows: Array, mean: Array, out: Array | None = None) -> Array:
+        """Rows ``sqrt(w_i) (row_i - centring * mean)``."""
+        centred: Array = np.subtract(rows, self.centring * mean, out=out)
+        if self.root is not None:
+            centred *= self.root
+        return centred
+
+    def step(self, residual: Array, weight: Array, mixed: bool) -> Array | None:
+        """Solve for the right-hand side ``F'R - ridge W``, by the smaller system."""
+        rows = self.rows
+        weight = weight.astype(rows.dtype, copy=False)
+        if not self.dual:
+            return self._solve(residual.T @ rows - self.ridge * weight, mixed)
+        # Without the difference of large numbers that the right-hand side would be.
+        share = self.ridge / self.shift
+        dual = self._solve(residual.T + share * (weight @ rows.T), mixed)
+        return None if dual is None else dual @ rows - share * weight
+
+    def _solve(self, right_side: Array, mixed: bool) -> Array | None:
+        """Apply the inverse of ``F'F + shift``, or of the dual ``F F' + shift``."""
+        rows = self.rows.astype(np.float32) if mixed else self.rows
+        factor = self._factor(rows)
+        if factor is None:
+            return self._solve(right_side, False) if mixed else None
+        solution = _solve_by_factor(factor, right_side)
+        if mixed:
+            # One step of refinement: the operator here is exact.
+            across = self.rows.T if self.dual else self.rows
+            image = (solution @ across.T) @ across + self.shift * solution
+            solution += _solve_by_factor(factor, right_side - image)
+        return solution
+
+    def _factor(self, rows: Array) -> Array | None:
+        product, factorise, _ = _ROUTINES[rows.dtype.char]
+        gram = product(1.0, rows.T, trans=self.dual, lower=1)
+        gram.T.reshape(-1)[:: len(gram) + 1] += self.shift
+        factor, info = factorise(gram, lower=1, clean=0, overwrite_a=1)
+        return factor if info == 0 else None
+
+
+def _solve_by_factor(factor: Array, right_side: Array) -> Array:
+    """Apply the inverse to (k, m), in the type of the factor; may overwrite it."""
+    _, _, solve = _ROUTINES[factor.dtype.char]
+    columns = right_side.astype(factor.dtype, copy=False).T
+    solution = solve(factor, columns, lower=1, overwrite_b=1)[0]
+    transposed: Array = solution.T.astype(right_side.dtype, copy=False)
+    return transposed
+
+
+def _precision(
+    shape: tuple[int, ...], n_outputs: int, prox: float
+) -> tuple[type[np.floating[Any]], bool]:
+    """Choose, for float32 features, the type of number and whether to mix.
+
+    Where the many outputs' right-hand sides are most of the work, all is in float32.
+    """
+    n_rows, n_features = shape
+    smaller = min(shape)
+    products = n_rows * n_features * (smaller + 4 * n_outputs)
+    if products < MANY_PRODUCTS or not safe_in_float32(n_features, prox):
+        return np.float64, False
+    if _MANY_OUTPUTS * n_outputs > smaller and prox >= LEAST_LEARNT_PROX:
+        return np.float32, False
+    return np.float64, True
