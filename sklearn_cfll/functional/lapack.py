@@ -4,8 +4,7 @@ It is :mod:`sklearn_cfll.functional.ridge` in a dozen calls in place of some hun
 tensor operations, which is what counts in small batches. In large ones it is that the
 symmetric product takes half the operations of a general one.
 
-Solutions and right-hand sides are transposed, ``(k, d)`` or ``(k, n)``: to LAPACK,
-which counts columns first, they are ``k`` columns, and it solves in their place.
+BLAS counts columns first, so that it is given all matrices transposed.
 """
 
 from __future__ import annotations
@@ -25,20 +24,19 @@ from sklearn_cfll.functional.systems import (
 
 Array = NDArray[np.floating[Any]]
 
-# By the type of number: symmetric product, Cholesky factor, solve by it.
+# By the type of number: symmetric product, Cholesky factor, solve by a triangle.
 _ROUTINES = {
-    "f": (blas.ssyrk, lapack.spotrf, lapack.spotrs),
-    "d": (blas.dsyrk, lapack.dpotrf, lapack.dpotrs),
+    "f": (blas.ssyrk, lapack.spotrf, blas.strsm),
+    "d": (blas.dsyrk, lapack.dpotrf, blas.dtrsm),
 }
 
-
-# From this share of outputs to features on, their right-hand sides in float64 would
-# take longer than the system.
-_MANY_OUTPUTS = 16
+# Measured on one CPU thread: with more outputs than a 64th of the system's size their
+# right-hand sides in float64 take longer than all of a float32 solve.
+_MANY_OUTPUTS = 64
 
 
 class Updated(NamedTuple):
-    """The head after a batch; arbitrary where there was no factor.
+    """The head after a batch; the last one where there was no factor.
 
     Attributes
     ----------
@@ -67,7 +65,7 @@ def update(
     Parameters
     ----------
     features : array of shape (n, d)
-        In float32 or float64.
+        In float64, or in float32; then a large solve is in float32, too, or refined.
     targets : array of shape (n, k)
     weight : float64 array of shape (d, k)
     bias : float64 array of shape (k,)
@@ -78,30 +76,31 @@ def update(
     -------
     head : Updated
     """
-    number, mixed = np.float64, False
-    if features.dtype.char == "f":
+    number, mixed = np.dtype(np.float64), False
+    if features.dtype == np.float32:
         number, mixed = _precision(features.shape, weight.shape[1], prox)
     wide = features.astype(number, copy=False)
+    last = weight.astype(number, copy=False), bias.astype(number, copy=False)
     # What is not finite is told by the result.
     with np.errstate(all="ignore"):
-        residual = np.subtract(targets, wide @ weight.astype(number, copy=False))
-        residual = residual.astype(number, copy=False) - bias.astype(number, copy=False)
+        residual = targets.astype(number, copy=False) - wide @ last[0]
         rows = _Rows(wide, sample_weight, alpha, prox, own=wide is not features)
         if not rows.regular:
             return Updated(weight, bias, False)
-        mean = rows.mean_of(residual)
-        step = rows.step(rows.centre(residual, mean), weight.T, mixed)
+        mean = rows.mean_of(residual) - last[1]
+        rows.centre(residual, mean, last[1], out=residual)
+        step = rows.step(residual, last[0], mixed)
         if step is None:
             return Updated(weight, bias, False)
-        bias_step = (mean - step @ rows.mean) / (1 + rows.pull)
-        return Updated(np.add(weight, step.T, order="C"), bias + bias_step, True)
+        bias_step = (mean - rows.mean @ step) / (1 + rows.pull)
+        return Updated(weight + step, bias + bias_step, True)
 
 
 class _Rows:
     """Rows of a batch from whose problem the bias is eliminated, by partial centring.
 
-    ``regular`` tells whether there is a weight, an energy and a shift to divide by;
-    the features are written over where they are our ``own``.
+    ``regular`` tells whether there is a weight, an energy and a shift to divide by.
+    The features are written over where they are our ``own``.
     """
 
     def __init__(
@@ -110,11 +109,13 @@ class _Rows:
         sample_weight: Array | None,
         alpha: float,
         prox: float,
+        *,
         own: bool,
     ) -> None:
         n_rows, n_features = features.shape
+        self.root: Array | None = None
         if sample_weight is None:
-            self.weight = self.root = None
+            self.weight: Array = np.ones(n_rows, features.dtype)
             self.total = float(n_rows)
             square = np.vdot(features, features)
         else:
@@ -131,21 +132,24 @@ class _Rows:
         self.ridge = self.total * energy * alpha
         self.shift = self.ridge + self.total * self.pull
         self.mean = self.mean_of(features)
-        self.rows = self.centre(features, self.mean, features if own else None)
+        self.rows = self.centre(features, self.mean, out=features if own else None)
         self.dual = n_rows < n_features
         self.regular = not self.dual or self.shift > 0
 
     def mean_of(self, rows: Array) -> Array:
-        """Weighted mean over the rows."""
-        if self.weight is None:
-            # A product: twice as fast as a sum along the first axis.
-            return (np.ones(len(rows), rows.dtype) @ rows) / self.total
+        """Weighted mean; the product is faster than a sum along the first axis."""
         mean: Array = (self.weight @ rows) / self.total
         return mean
 
-    def centre(self, rows: Array, mean: Array, out: Array | None = None) -> Array:
-        """Rows ``sqrt(w_i) (row_i - centring * mean)``."""
-        centred: Array = np.subtract(rows, self.centring * mean, out=out)
+    def centre(
+        self,
+        rows: Array,
+        mean: Array,
+        offset: Array | float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        """Rows ``sqrt(w_i) (row_i - offset - centring * mean)``."""
+        centred: Array = np.subtract(rows, offset + self.centring * mean, out=out)
         if self.root is not None:
             centred *= self.root
         return centred
@@ -153,26 +157,24 @@ class _Rows:
     def step(self, residual: Array, weight: Array, mixed: bool) -> Array | None:
         """Solve for the right-hand side ``F'R - ridge W``, by the smaller system."""
         rows = self.rows
-        weight = weight.astype(rows.dtype, copy=False)
         if not self.dual:
-            return self._solve(residual.T @ rows - self.ridge * weight, mixed)
+            return self._solve(rows.T @ residual - self.ridge * weight, mixed)
         # Without the difference of large numbers that the right-hand side would be.
         share = self.ridge / self.shift
-        dual = self._solve(residual.T + share * (weight @ rows.T), mixed)
-        return None if dual is None else dual @ rows - share * weight
+        dual = self._solve(residual + share * (rows @ weight), mixed)
+        return None if dual is None else rows.T @ dual - share * weight
 
     def _solve(self, right_side: Array, mixed: bool) -> Array | None:
         """Apply the inverse of ``F'F + shift``, or of the dual ``F F' + shift``."""
-        rows = self.rows.astype(np.float32) if mixed else self.rows
-        factor = self._factor(rows)
+        factor = self._factor(self.rows.astype(np.float32) if mixed else self.rows)
         if factor is None:
             return self._solve(right_side, False) if mixed else None
-        solution = _solve_by_factor(factor, right_side)
+        solution = _two_triangles(factor, right_side)
         if mixed:
             # One step of refinement: the operator here is exact.
             across = self.rows.T if self.dual else self.rows
-            image = (solution @ across.T) @ across + self.shift * solution
-            solution += _solve_by_factor(factor, right_side - image)
+            image = across.T @ (across @ solution) + self.shift * solution
+            solution += _two_triangles(factor, right_side - image)
         return solution
 
     def _factor(self, rows: Array) -> Array | None:
@@ -183,27 +185,25 @@ class _Rows:
         return factor if info == 0 else None
 
 
-def _solve_by_factor(factor: Array, right_side: Array) -> Array:
-    """Apply the inverse to (k, m), in the type of the factor; may overwrite it."""
+def _two_triangles(factor: Array, right_side: Array) -> Array:
+    """Solve by a lower Cholesky factor, in its type of number."""
     _, _, solve = _ROUTINES[factor.dtype.char]
-    columns = right_side.astype(factor.dtype, copy=False).T
-    solution = solve(factor, columns, lower=1, overwrite_b=1)[0]
-    transposed: Array = solution.T.astype(right_side.dtype, copy=False)
-    return transposed
+    transposed = right_side.astype(factor.dtype, copy=False).T
+    half = solve(1.0, factor, transposed, side=1, lower=1, trans_a=1)
+    solution = solve(1.0, factor, half, side=1, lower=1, overwrite_b=1).T
+    wide: Array = solution.astype(right_side.dtype, copy=False)
+    return wide
 
 
 def _precision(
     shape: tuple[int, ...], n_outputs: int, prox: float
-) -> tuple[type[np.floating[Any]], bool]:
-    """Choose, for float32 features, the type of number and whether to mix.
-
-    Where the many outputs' right-hand sides are most of the work, all is in float32.
-    """
+) -> tuple[np.dtype[Any], bool]:
+    """Choose, for float32 features, the type of number and whether to mix."""
     n_rows, n_features = shape
     smaller = min(shape)
     products = n_rows * n_features * (smaller + 4 * n_outputs)
     if products < MANY_PRODUCTS or not safe_in_float32(n_features, prox):
-        return np.float64, False
+        return np.dtype(np.float64), False
     if _MANY_OUTPUTS * n_outputs > smaller and prox >= LEAST_LEARNT_PROX:
-        return np.float32, False
-    return np.float64, True
+        return np.dtype(np.float32), False
+    return np.dtype(np.float64), True
