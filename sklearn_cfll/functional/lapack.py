@@ -16,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from sklearn_cfll.functional.systems import (
-    LEAST_LEARNT_PROX,
-    MANY_PRODUCTS,
-    safe_in_float32,
-)
+from sklearn_cfll.functional.systems import MANY_PRODUCTS, safe_in_float32
 
 Array = NDArray[np.floating[Any]]
 
@@ -30,9 +26,9 @@ _ROUTINES = {
     "d": (blas.dsyrk, lapack.dpotrf, blas.dtrsm),
 }
 
-# Measured on one CPU thread: with more outputs than a 64th of the system's size their
-# right-hand sides in float64 take longer than all of a float32 solve.
-_MANY_OUTPUTS = 64
+# Under a pull as strong as this a solve in float32 errs by no more than the float32
+# predictions that it is for, about 1e-6 (docs/design/float32_solve.md).
+_STRONG_PULL = 1.0
 
 
 class Updated(NamedTuple):
@@ -65,7 +61,7 @@ def update(
     Parameters
     ----------
     features : array of shape (n, d)
-        In float64, or in float32; then a large solve is in float32, too, or refined.
+        In float64, or in float32; a large solve is then in float32, or refined.
     targets : array of shape (n, k)
     weight : float64 array of shape (d, k)
     bias : float64 array of shape (k,)
@@ -168,7 +164,7 @@ class _Rows:
         """Apply the inverse of ``F'F + shift``, or of the dual ``F F' + shift``."""
         factor = self._factor(self.rows.astype(np.float32) if mixed else self.rows)
         if factor is None:
-            return self._solve(right_side, False) if mixed else None
+            return None
         solution = _two_triangles(factor, right_side)
         if mixed:
             # One step of refinement: the operator here is exact.
@@ -200,10 +196,8 @@ def _precision(
 ) -> tuple[np.dtype[Any], bool]:
     """Choose, for float32 features, the type of number and whether to mix."""
     n_rows, n_features = shape
-    smaller = min(shape)
-    products = n_rows * n_features * (smaller + 4 * n_outputs)
+    products = n_rows * n_features * (min(shape) + 4 * n_outputs)
     if products < MANY_PRODUCTS or not safe_in_float32(n_features, prox):
         return np.dtype(np.float64), False
-    if _MANY_OUTPUTS * n_outputs > smaller and prox >= LEAST_LEARNT_PROX:
-        return np.dtype(np.float32), False
-    return np.dtype(np.float64), True
+    strong = prox >= _STRONG_PULL
+    return np.dtype(np.float32 if strong else np.float64), not strong
