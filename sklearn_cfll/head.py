@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_cfll.functional.ridge import proximal_step
+from sklearn_cfll.functional.proximal import solve_update
+from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 from sklearn_cfll.prox import PrequentialProx
 
 # A first head that is hardly penalised is large, and large heads make large
@@ -106,24 +108,21 @@ class ClosedFormHead(nn.Module):
         self : ClosedFormHead
         """
         features, targets, sample_weight = as_rows(features, targets, sample_weight)
-        wide = features.detach().to(self.weight.dtype)
-        learns = isinstance(prox, PrequentialProx)
-        residual, slope = self._look_at(wide, targets)
+        features = features.detach()
         if isinstance(prox, PrequentialProx):
-            if slope is not None:
-                prox.learn(residual, slope, sample_weight)
-            prox = prox.value
-        head = proximal_step(
-            wide,
-            residual,
-            self.weight,
-            self.bias,
-            alpha=alpha,
-            prox=prox,
-            sample_weight=sample_weight,
-            with_slope=learns,
-            mixed=features.dtype == torch.float32,
-        )
+            head = self._learn(
+                features, targets, prox, alpha=alpha, sample_weight=sample_weight
+            )
+        else:
+            head = solve_update(
+                features,
+                targets,
+                self.weight,
+                self.bias,
+                alpha=alpha,
+                prox=prox,
+                sample_weight=sample_weight,
+            )
         self.replace_(head.weight, head.bias, head.solved)
         if head.weight_slope is not None and head.bias_slope is not None:
             self.slope = (head.weight_slope, head.bias_slope)
@@ -134,7 +133,7 @@ class ClosedFormHead(nn.Module):
     @torch.no_grad()
     def replace_(
         self, weight: Tensor, bias: Tensor, solved: Tensor | bool = True
-    ) -> Tensor:
+    ) -> Tensor | bool:
         """Take a new solution; one that is not finite leaves the head as it is.
 
         Parameters
@@ -146,16 +145,49 @@ class ClosedFormHead(nn.Module):
 
         Returns
         -------
-        solved : Tensor of shape ()
-            Whether the solution was taken; it stays on the device.
+        solved : bool, or on an accelerator Tensor of shape ()
+            Whether the solution was taken.
         """
-        # New tensors, not writes in place: autograd may hold the last ones. The
-        # choice is made on the device, without a look at the values.
-        taken = bias.isfinite().all() & solved
-        self.weight = torch.where(taken, weight, self.weight)
-        self.bias = torch.where(taken, bias, self.bias)
-        self.n_failures.add_(~taken)
-        return taken
+        # New tensors, not writes in place: autograd may hold the last ones.
+        if bias.is_cpu:
+            taken = bool(solved) and bool(np.isfinite(bias.numpy()).all())
+            if taken:
+                self.weight, self.bias = weight, bias
+            else:
+                self.n_failures += 1
+            return taken
+        # The choice is made on the device, without a look at the values.
+        on_device: Tensor = bias.isfinite().all() & solved
+        self.weight = torch.where(on_device, weight, self.weight)
+        self.bias = torch.where(on_device, bias, self.bias)
+        self.n_failures.add_(~on_device)
+        return on_device
+
+    def _learn(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        prox: PrequentialProx,
+        *,
+        alpha: float | Tensor,
+        sample_weight: Tensor | None,
+    ) -> ProximalHead:
+        """Let the pull learn from the last head, and solve with the pull's slope."""
+        wide = features.to(self.weight.dtype)
+        residual, slope = self._look_at(wide, targets)
+        if slope is not None:
+            prox.learn(residual, slope, sample_weight)
+        return proximal_step(
+            wide,
+            residual,
+            self.weight,
+            self.bias,
+            alpha=alpha,
+            prox=prox.value,
+            sample_weight=sample_weight,
+            with_slope=True,
+            mixed=features.dtype == torch.float32,
+        )
 
     def _look_at(
         self, features: Tensor, targets: Tensor

@@ -111,6 +111,7 @@ class KalmanUpdate(HeadUpdate):
         solved = head.replace_(
             head.weight + step[:-1], head.bias + step[-1], step.isfinite().all()
         )
+        solved = torch.as_tensor(solved, device=root.device)
         self.root = torch.where(solved, root, self.root)
 
     @staticmethod

@@ -74,20 +74,26 @@ class TrueClassWeight:
 
 
 class Tally:
-    """Running weighted mean of a per-batch value, kept on the device."""
+    """Weighted mean of a per-batch value, which stays on the device until it is read.
+
+    A batch's value is only noted, since each operation on it would cost as much as
+    one on a small batch.
+    """
 
     def __init__(self) -> None:
-        self.total: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
+        self.values: list[Tensor] = []
+        self.weights: list[Tensor | float] = []
 
     def add(self, value: Tensor, weight: Tensor | float) -> None:
-        """Add a batch's mean with its weight."""
-        self.total = self.total + value * weight
-        self.weight = self.weight + weight
+        """Note a batch's mean with its weight."""
+        self.values.append(value)
+        self.weights.append(weight)
 
     def mean(self) -> float:
         """Read the mean; the one synchronisation of a pass."""
-        return float(self.total / self.weight)
+        values = torch.stack(self.values)
+        weights = torch.stack([torch.as_tensor(w).to(values) for w in self.weights])
+        return float(values @ weights / weights.sum())
 
 
 def r2_from_loss(

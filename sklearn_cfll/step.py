@@ -37,12 +37,12 @@ class TrainingStep(TrainingLoop):
         if self.searches_:
             self._remember_head()
 
-        @torch.enable_grad()  # some optimizers call it without
         def closure() -> Tensor:
             if first and self.searches_:
                 self._recall_head()
             self.optimizer_.zero_grad()
-            step = self.train_step_single(batch)
+            with torch.enable_grad():  # some optimizers call it without
+                step = self.train_step_single(batch)
             first.append(step)
             if self.grad_listeners_:
                 self.notify(

@@ -49,87 +49,19 @@ class ProximalHead(NamedTuple):
     ----------
     weight : Tensor of shape (..., d, k)
     bias : Tensor of shape (..., k)
-    solved : Tensor of shape (...)
+    solved : Tensor of shape (...), or bool
         Whether the system, or that of every output, had a Cholesky factor; where not,
         weight and bias are not-a-number.
-        It stays on the device, so that nothing need be waited for.
+        A tensor stays on the device, so that nothing need be waited for.
     weight_slope, bias_slope : Tensor or None
         Derivatives by the logarithm of ``prox``.
     """
 
     weight: Tensor
     bias: Tensor
-    solved: Tensor
+    solved: Tensor | bool
     weight_slope: Tensor | None = None
     bias_slope: Tensor | None = None
-
-
-def proximal_update(
-    features: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    alpha: float | Tensor,
-    prox: float | Tensor,
-    sample_weight: Tensor | None = None,
-    with_slope: bool = False,
-) -> ProximalHead:
-    """Solve the proximal ridge problem of one batch, anchored at the last head.
-
-    Minimises over ``W, b``, with weights ``w`` that sum to one and the mean feature
-    energy ``s``::
-
-        sum_i w_i ||W' phi_i + b - y_i||^2 + alpha s ||W||^2
-            + prox s (||W - W_prev||^2 + ||b - b_prev||^2)
-
-    Parameters
-    ----------
-    features : Tensor of shape (..., n, d)
-    targets : Tensor of shape (..., n, k)
-    weight : Tensor of shape (..., d, k)
-        The last head's weight; its dtype is that of the factorisation.
-    bias : Tensor of shape (..., k)
-    alpha : float or Tensor of shape (k,)
-        Ridge of the weight, relative to the energy; the bias has none.
-    prox : float or Tensor of shape ()
-        Pull to the last head, relative to the energy. Where it is a tensor its value
-        is not looked at; it must then be at least ``LEAST_LEARNT_PROX``.
-    sample_weight : Tensor of shape (..., n) or (..., n, k), default=None
-        One for each row, or one for each row and output: an output without any weight
-        keeps its last head.
-    with_slope : bool, default=False
-        Whether to give the derivative by the logarithm of ``prox``, too.
-
-    Returns
-    -------
-    head : ProximalHead
-
-    References
-    ----------
-    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025,
-    the proximal closed-form update.
-    """
-    wide = features.to(weight.dtype)
-    residual = (
-        targets.to(weight.dtype) - torch.matmul(wide, weight) - bias[..., None, :]
-    )
-    head = proximal_step(
-        wide,
-        residual,
-        weight,
-        bias,
-        alpha=alpha,
-        prox=prox,
-        sample_weight=sample_weight,
-        with_slope=with_slope,
-        mixed=features.dtype == torch.float32,
-    )
-    solved = head.solved[..., None, None]
-    return head._replace(
-        weight=torch.where(solved, head.weight, torch.nan),
-        bias=torch.where(solved[..., 0], head.bias, torch.nan),
-    )
 
 
 def proximal_step(
@@ -144,7 +76,7 @@ def proximal_step(
     with_slope: bool = False,
     mixed: bool = False,
 ) -> ProximalHead:
-    """Solve the problem of :func:`proximal_update` from the last head's residual.
+    """Solve the problem of ``proximal_update`` from the last head's residual.
 
     Parameters
     ----------
@@ -153,7 +85,7 @@ def proximal_step(
     residual : Tensor of shape (..., n, k)
         Targets less the last head's predictions, in the dtype of ``weight``.
     weight, bias, alpha, prox, sample_weight, with_slope
-        As :func:`proximal_update` takes them.
+        As ``proximal_update`` takes them.
     mixed : bool, default=False
         Take the Gram matrix in float32 and refine the solution, where ``prox`` makes
         that safe: for features whose numbers are float32's anyhow.

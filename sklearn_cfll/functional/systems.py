@@ -17,7 +17,7 @@ _SAFE_CONDITION = 1e4
 
 # Measured on one CPU thread: from about here on the float32 product saves more than
 # the step of refinement costs.
-_MANY_PRODUCTS = 2**23
+MANY_PRODUCTS = 2**23
 
 # Where prox is learnt its value stays on the device; this bound stands for it.
 LEAST_LEARNT_PROX = 0.1
@@ -157,11 +157,13 @@ def system_for(rows: Tensor, *, ridge: Tensor, pull: Tensor, mixed: bool) -> Sys
 
 
 def worth_mixing(features: Tensor, prox: float | Tensor) -> bool:
-    """Whether a float32 Gram is safe, and larger than what its refinement costs.
-
-    The condition number is at most d / prox.
-    """
+    """Whether a float32 Gram is safe, and larger than what its refinement costs."""
     n_rows, n_features = features.shape[-2:]
-    least = LEAST_LEARNT_PROX if isinstance(prox, Tensor) else prox
     products = n_rows * n_features * min(n_rows, n_features)
-    return n_features <= _SAFE_CONDITION * least and products >= _MANY_PRODUCTS
+    return products >= MANY_PRODUCTS and safe_in_float32(n_features, prox)
+
+
+def safe_in_float32(n_features: int, prox: float | Tensor) -> bool:
+    """Whether a Gram matrix can be in float32: its condition is at most d / prox."""
+    least = LEAST_LEARNT_PROX if isinstance(prox, Tensor) else prox
+    return n_features <= _SAFE_CONDITION * least
