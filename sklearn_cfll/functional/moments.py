@@ -176,8 +176,11 @@ class RidgePath:
 
     def leverages(self, projected: Tensor, alphas: Sequence[float]) -> Iterator[Tensor]:
         """Yield the leverage (n, 1) at each alpha, from one product."""
-        columns = self.leverage(projected, torch.tensor(alphas, dtype=torch.float64))
-        yield from torch.split(columns, 1, 1)
+        inverse = self.inverse(torch.tensor(alphas, dtype=torch.float64))
+        # Rows last, so that what each alpha is given is contiguous.
+        pulls = (inverse.mT @ projected.square().mT).add_(1)
+        for pull in pulls.div_(self.moments.weight_sum):
+            yield pull[:, None]
 
     def inverse(self, alpha: float | Tensor) -> Tensor:
         """Eigenvalues (d, 1) or (d, k) of the inverse of the penalised Gram matrix."""
