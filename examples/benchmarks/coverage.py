@@ -1,12 +1,12 @@
 """How often intervals hold the target, and how wide they are.
 
-Intervals for 90 per cent of the test rows, by five ways. The default regressor is fitted
-on all rows but the test, of which it holds out a tenth: its own intervals, those of a
-Gaussian with its standard deviation, and those of the Gaussian whose noise is fitted to
-leave-one-out residuals, when it holds out none. And it is fitted on four fifths of these
-rows and calibrated on the fifth: by `conformalize`, and by mapie's split-conformal
-regressor with its default score, around the same fitted estimator. Widths are in standard
-deviations of the target.
+Intervals for 90 per cent of the test rows, by five ways. The default regressor is
+fitted on all rows but the test, of which it holds out a tenth: its own intervals, and
+those of a Gaussian with its standard deviation. It is fitted on the same rows without
+holding out any: the Gaussian whose noise is fitted to leave-one-out residuals. And it
+is fitted on four fifths of these rows and calibrated on the fifth: by `conformalize`,
+and by mapie's split-conformal regressor with its default score, around the same fitted
+estimator. Widths are in standard deviations of the target.
 
 Run it with ``python examples/benchmarks/coverage.py``; ``--help`` lists options.
 """
