@@ -11,8 +11,8 @@ For each table and seed:
    The shortest fit that reaches the test error of 1 counts.
 
 Both get the same rows and one thread, and the same batch size unless AdamW is given one
-of its own. Seconds are the processor's, those of the clock on a machine that does nothing
-else. The runs that count are timed again in turn; the medians are reported.
+of its own. Seconds are of the processor, the clock's on a machine with nothing else to
+do. The runs that count are timed again in turn; the medians are reported.
 
 Run it with ``python examples/benchmarks/time_to_quality.py``; ``--help`` lists options.
 With ``--output`` each comparison is kept as it ends; those there are not run again.
