@@ -1,9 +1,10 @@
 """Neural networks with a closed-form last layer, as scikit-learn estimators."""
 
-from sklearn_cfll.backbones import MLP, TorchBackbone
+from sklearn_cfll.backbones import TorchBackbone
 from sklearn_cfll.classifier import CFLLClassifier
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.kalman import KalmanUpdate
+from sklearn_cfll.mlp import MLP
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.regressor import CFLLRegressor
 from sklearn_cfll.updates import (

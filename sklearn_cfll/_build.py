@@ -16,8 +16,8 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._validation import check_alpha, check_prox
-from sklearn_cfll.backbones import Backbone, ModuleBackbone, as_backbone
+from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
+from sklearn_cfll.backbones import Backbone, ModuleBackbone
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.callbacks import BestState, Patience, Progress
 from sklearn_cfll.functional.ridge import wide_dtype

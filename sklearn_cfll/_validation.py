@@ -15,6 +15,10 @@ from sklearn.utils.validation import (
     check_consistent_length,
     validate_data,
 )
+from torch import nn
+
+from sklearn_cfll.backbones import Backbone, ModuleBackbone, name_of
+from sklearn_cfll.mlp import MLP
 
 _FLOAT32 = np.finfo(np.float32)
 
@@ -190,3 +194,18 @@ def check_range(X: NDArray[Any], *, training: bool) -> None:
             f"{where} holds nothing above {sizes[vanishing[0]]:.3g}, which float32 "
             f"takes for zero; {cure}"
         )
+
+
+def as_backbone(backbone: Any) -> Backbone:
+    """Turn what a user passes as ``backbone`` into a parameter object."""
+    if backbone is None:
+        return MLP()
+    if isinstance(backbone, nn.Module):
+        return ModuleBackbone(backbone)
+    if isinstance(backbone, type) or not hasattr(backbone, "build"):
+        raise TypeError(
+            f"backbone must be None, a torch.nn.Module instance, MLP(...) or "
+            f"TorchBackbone(...), got {backbone!r}; wrap a class or a function as "
+            f"TorchBackbone({name_of(backbone)})."
+        )
+    return backbone

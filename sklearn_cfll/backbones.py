@@ -5,24 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.layers import Standardize
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "mish": nn.Mish,
-    "selu": nn.SELU,
-    "tanh": nn.Tanh,
-}
 
 
 class Backbone(BaseEstimator):
@@ -50,93 +38,6 @@ class Backbone(BaseEstimator):
             Maps X to features whose last axis the head acts on.
         """
         raise NotImplementedError
-
-
-class MLP(Backbone):
-    """Multi-layer perceptron for tables: the default backbone.
-
-    It standardises its inputs itself, with the training rows' means and standard
-    deviations, and normalises its features by a LayerNorm without parameters, from
-    which the closed-form head profits much.
-
-    Parameters
-    ----------
-    width : int, default=256
-        Units of each hidden layer, the features that the head sees among them.
-    depth : int, default=2
-        Hidden layers.
-    activation : {"silu", "relu", "gelu", "mish", "selu", "tanh"} or callable, \
-default="silu"
-        Non-linearity; a callable makes the module.
-    dropout : float, default=0.0
-        Share of the units that are dropped after each hidden layer but the last.
-    normalize : bool, default=True
-        End with a LayerNorm without parameters.
-
-    Examples
-    --------
-    >>> from sklearn_cfll import MLP, CFLLRegressor
-    >>> CFLLRegressor(MLP(width=64)).get_params()["backbone__width"]
-    64
-    """
-
-    takes_float64 = True
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "width": [Interval(Integral, 1, 2**31, closed="left")],
-        "depth": [Interval(Integral, 1, 2**31, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), callable],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "normalize": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        width: int = 256,
-        depth: int = 2,
-        *,
-        activation: str | Callable[[], nn.Module] = "silu",
-        dropout: float = 0.0,
-        normalize: bool = True,
-    ) -> None:
-        self.width = width
-        self.depth = depth
-        self.activation = activation
-        self.dropout = dropout
-        self.normalize = normalize
-
-    def build(self, batches: TensorBatches) -> nn.Module:
-        """Build the network, its input scaling fitted on the rows given.
-
-        Parameters
-        ----------
-        batches : TensorBatches
-            The training rows.
-
-        Returns
-        -------
-        module : torch.nn.Sequential
-            Maps (n, n_columns) to (n, width).
-        """
-        self._validate_params()
-        if len(batches.sample_shape) != 1:
-            raise ValueError(
-                f"MLP takes X of shape (n_samples, n_features), got samples of shape "
-                f"{batches.sample_shape}; pass a backbone that takes n-D samples."
-            )
-        activation = self.activation
-        if isinstance(activation, str):
-            activation = ACTIVATIONS[activation]
-        size = batches.sample_shape[0]
-        layers: list[nn.Module] = [Standardize.fitted(batches)]
-        for i in range(self.depth):
-            layers += [nn.Linear(size, self.width), activation()]
-            if self.dropout > 0 and i < self.depth - 1:
-                layers.append(nn.Dropout(self.dropout))
-            size = self.width
-        if self.normalize:
-            layers.append(nn.LayerNorm(size, elementwise_affine=False))
-        return nn.Sequential(*layers)
 
 
 class TorchBackbone(Backbone):
@@ -201,7 +102,7 @@ class TorchBackbone(Backbone):
         for name, value in params.items():
             if name not in ("factory", *self._names, *signature) and not open_ended:
                 raise ValueError(
-                    f"Invalid parameter {name!r} for backbone {_name_of(factory)}; "
+                    f"Invalid parameter {name!r} for backbone {name_of(factory)}; "
                     f"valid parameters are {sorted({*signature, *self._names})}."
                 )
             if name not in ("factory", *self._names):
@@ -228,11 +129,11 @@ class TorchBackbone(Backbone):
             module = self.factory(*args, **params)
         except Exception as error:
             raise ValueError(
-                f"backbone {_name_of(self.factory)} could not be built: {error}"
+                f"backbone {name_of(self.factory)} could not be built: {error}"
             ) from error
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f"backbone {_name_of(self.factory)} returned a "
+                f"backbone {name_of(self.factory)} returned a "
                 f"{type(module).__name__}; it must return a torch.nn.Module."
             )
         return module
@@ -286,20 +187,6 @@ class ModuleBackbone(Backbone):
         return copy.deepcopy(self.module)
 
 
-def as_backbone(backbone: Any) -> Backbone:
-    """Turn what a user passes as ``backbone`` into a parameter object."""
-    if backbone is None:
-        return MLP()
-    if isinstance(backbone, nn.Module):
-        return ModuleBackbone(backbone)
-    if isinstance(backbone, type) or not hasattr(backbone, "build"):
-        raise TypeError(
-            f"backbone must be None, a torch.nn.Module instance, MLP(...) or "
-            f"TorchBackbone(...), got {backbone!r}; wrap a class or a function as "
-            f"TorchBackbone({_name_of(backbone)})."
-        )
-    return backbone  # type: ignore[no-any-return]
-
-
-def _name_of(factory: Any) -> str:
+def name_of(factory: Any) -> str:
+    """Name of a class or function, or of an object's class."""
     return getattr(factory, "__name__", type(factory).__name__)

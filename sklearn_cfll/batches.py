@@ -193,14 +193,29 @@ class TensorBatches(Dataset):
             square = square + within + between * gap.square()
         return unit * mean, unit * (square / total).sqrt()
 
+    def numeric_columns(self) -> Tensor:
+        """Find the columns of more than two values: their indices, on the device."""
+        low, high = self._column_ranges()
+        numeric = torch.zeros(self.sample_shape, dtype=torch.bool, device=self.device)
+        for chunk, _ in self.chunks(1):
+            numeric |= ((chunk != low) & (chunk != high)).any(0)
+        return numeric.nonzero()[:, 0]
+
+    def _column_ranges(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest number of each column."""
+        first = next(self.chunks(1))[0]
+        low, high = first.amin(0), first.amax(0)
+        for chunk, _ in self.chunks(1):
+            low = torch.minimum(low, chunk.amin(0))
+            high = torch.maximum(high, chunk.amax(0))
+        return low, high
+
     def _column_units(self, dtype: torch.dtype) -> Tensor:
         """Power of two near each column's largest number, whose square may overflow."""
-        largest = torch.zeros(self.sample_shape, dtype=dtype)
-        for chunk, _ in self.chunks(1):
-            high, low = chunk.amax(0).to(largest), chunk.amin(0).to(largest)
-            largest = torch.maximum(largest, torch.maximum(high, -low))
+        low, high = self._column_ranges()
+        largest = torch.maximum(high, -low).to(dtype)
         mantissa = 2 * torch.frexp(largest).mantissa
-        return torch.where(largest > 0, largest / mantissa, 1.0).to(self.device)
+        return torch.where(largest > 0, largest / mantissa, 1.0)
 
     def in_order(self) -> TensorBatches:
         """Give the same rows without shuffling; the memory is shared."""

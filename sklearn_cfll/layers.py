@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -71,3 +72,74 @@ class Standardize(nn.Module):
         X : Tensor of shape (n, n_columns)
         """
         return ((X.to(self.mean) - self.mean) / self.scale).to(self.dtype)
+
+
+class PeriodicEmbedding(nn.Module):
+    """Append learnt periodic functions of numeric columns to the columns.
+
+    A column ``x`` gives ``cos(f x + p)`` for some frequencies and phases, and of these
+    a few linear combinations; all of them are trained.
+
+    Parameters
+    ----------
+    columns : Tensor of shape (n_numeric,)
+        Indices of the columns to embed; they should be standardised.
+    n_columns : int
+        Columns in all; those that aren't embedded are kept as they are.
+    n_frequencies : int
+        Cosines of each column.
+    frequency_scale : float
+        Standard deviation of the first frequencies, in periods to a unit of the column.
+    size : int
+        Combinations of each column's cosines.
+
+    References
+    ----------
+    Holzmüller, Grinsztajn, Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
+    Boosted Trees on Tabular Data", NeurIPS 2024, arXiv 2407.04491.
+    """
+
+    columns: Tensor
+
+    def __init__(
+        self,
+        columns: Tensor,
+        n_columns: int,
+        *,
+        n_frequencies: int,
+        frequency_scale: float,
+        size: int,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("columns", columns)
+        n_numeric = len(columns)
+        self.n_outputs = n_columns + n_numeric * size
+        scale = 2 * math.pi * frequency_scale
+        bound = n_frequencies**-0.5
+        self.frequency = nn.Parameter(scale * torch.randn(n_numeric, 1, n_frequencies))
+        self.phase = nn.Parameter(
+            torch.empty(n_numeric, 1, n_frequencies).uniform_(-math.pi, math.pi)
+        )
+        self.weight = nn.Parameter(
+            torch.empty(n_numeric, n_frequencies, size).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(
+            torch.empty(n_numeric, 1, size).uniform_(-bound, bound)
+        )
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Embed columns.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, n_columns)
+
+        Returns
+        -------
+        X : Tensor of shape (n, n_columns + n_numeric * size)
+            The columns, and each numeric one's functions.
+        """
+        numeric = X.index_select(1, self.columns).mT[..., None]
+        waves = torch.cos(torch.addcmul(self.phase, numeric, self.frequency))
+        functions = torch.baddbmm(self.bias, waves, self.weight)
+        return torch.cat([X, functions.transpose(0, 1).flatten(1)], 1)

@@ -28,6 +28,7 @@ ORDER = [
     "batches",
     "layers",
     "backbones",
+    "mlp",
     "losses",
     "optimizers",
     "callbacks",

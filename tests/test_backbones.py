@@ -10,9 +10,10 @@ from torch import nn
 
 from sklearn_cfll import MLP, CFLLRegressor, TorchBackbone
 from sklearn_cfll._device import place
-from sklearn_cfll.backbones import ACTIVATIONS, as_backbone
+from sklearn_cfll._validation import as_backbone
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.layers import Standardize
+from sklearn_cfll.layers import PeriodicEmbedding, Standardize
+from sklearn_cfll.mlp import ACTIVATIONS
 
 
 @pytest.fixture(name="X")
@@ -33,7 +34,7 @@ def layers_of(module, kind):
 
 
 def test_width_and_depth_set_the_hidden_layers(batches):
-    module = MLP(width=5, depth=3).build(batches)
+    module = MLP(width=5, depth=3, embedding=None).build(batches)
     sizes = [(a.in_features, a.out_features) for a in layers_of(module, nn.Linear)]
     assert sizes == [(3, 5), (5, 5), (5, 5)]
     assert module(torch.randn(7, 3)).shape == (7, 5)
@@ -42,20 +43,20 @@ def test_width_and_depth_set_the_hidden_layers(batches):
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_an_activation_stands_behind_each_hidden_layer(batches, name):
     module = MLP(width=5, depth=2, activation=name).build(batches)
-    assert [type(module[2]), type(module[4])] == [ACTIVATIONS[name]] * 2
+    assert [type(module[3]), type(module[5])] == [ACTIVATIONS[name]] * 2
 
 
 def test_an_activation_may_be_anything_that_makes_a_module(batches):
     module = MLP(activation=lambda: nn.LeakyReLU(0.3)).build(batches)
-    assert module[2].negative_slope == 0.3
-    assert module[2] is not module[4]
+    assert module[3].negative_slope == 0.3
+    assert module[3] is not module[5]
 
 
 def test_dropout_stands_behind_each_hidden_layer_but_the_last(batches):
     module = MLP(width=5, depth=3, dropout=0.4).build(batches)
     assert [layer.p for layer in layers_of(module, nn.Dropout)] == [0.4, 0.4]
     kinds = [type(layer) for layer in module]
-    assert kinds[3] == kinds[6] == nn.Dropout
+    assert kinds[4] == kinds[7] == nn.Dropout
     assert layers_of(MLP(depth=3).build(batches), nn.Dropout) == []
     X = torch.randn(7, 3)
     assert not torch.equal(module(X), module(X))
@@ -83,6 +84,74 @@ def test_the_scale_and_shift_of_the_columns_make_no_difference(X):
         module = MLP(width=5).build(batches).double()
         outputs.append(module(torch.from_numpy(table)))
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
+
+
+# Periodic embedding ---------------------------------------------------------------
+
+
+def embedding_of(backbone, X):
+    module = backbone.build(TensorBatches(X, X[:, :1]))
+    return next(iter(layers_of(module, PeriodicEmbedding)), None)
+
+
+def test_columns_of_more_than_two_values_are_embedded(X):
+    X[:, 0] = X[:, 0] > 0
+    X[:, 2] = np.where(X[:, 1] > 5, 2.5, np.where(X[:, 1] > 0, 7, -1))
+    assert embedding_of(MLP(), X).columns.tolist() == [1, 2]
+    assert embedding_of(MLP(), X[:, :1]) is None
+
+
+def test_values_of_rows_far_down_make_a_column_numeric():
+    X = np.zeros((2**22 // 3, 3), dtype=np.float32)  # more than a chunk
+    X[0, 0], X[-1, 1], X[-1, 2], X[-2, 2] = 1, 1, 1, 2
+    assert TensorBatches(X).numeric_columns().tolist() == [2]
+
+
+def test_the_embedding_appends_combinations_of_cosines(X):
+    X[:, 0] = X[:, 0] > 0
+    layer = embedding_of(MLP(n_frequencies=5, embedding_size=2), X)
+    rows = torch.from_numpy(X[:4]).float()
+    expected = [rows]
+    for i, column in enumerate([1, 2]):
+        waves = [
+            torch.cos(rows[:, column] * layer.frequency[i, 0, j] + layer.phase[i, 0, j])
+            for j in range(5)
+        ]
+        expected.append(torch.stack(waves, 1) @ layer.weight[i] + layer.bias[i])
+    torch.testing.assert_close(layer(rows), torch.cat(expected, 1))
+
+
+def test_the_numbers_of_the_embedding_set_its_sizes(X):
+    layer = embedding_of(MLP(n_frequencies=7, embedding_size=4), X)
+    assert layer.weight.shape == (3, 7, 4)
+    assert layer(torch.randn(6, 3)).shape == (6, 3 + 3 * 4)
+    torch.manual_seed(0)
+    layer = embedding_of(MLP(n_frequencies=5_000, frequency_scale=0.3), X)
+    periods = layer.frequency / (2 * np.pi)
+    assert periods.std().item() == pytest.approx(0.3, rel=0.05)
+
+
+def test_many_columns_are_embedded_on_demand_alone():
+    X = np.random.default_rng(0).normal(size=(9, 257))
+    assert embedding_of(MLP(), X) is None
+    assert len(embedding_of(MLP(), X[:, 1:]).columns) == 256
+    assert len(embedding_of(MLP(embedding="periodic"), X).columns) == 257
+    assert embedding_of(MLP(embedding=None), X[:, :5]) is None
+
+
+def test_the_embedding_learns_a_wave_that_the_plain_network_does_not():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(600, 2))
+    y = np.sin(25 * X[:, 0])
+    settings = {"max_epochs": 30, "random_state": 0, "early_stopping": False}
+    scores = [
+        CFLLRegressor(MLP(embedding=kind, frequency_scale=1.0), **settings)
+        .fit(X[:500], y[:500])
+        .score(X[500:], y[500:])
+        for kind in ("periodic", None)
+    ]
+    assert scores[0] > 0.95
+    assert scores[1] < 0.7
 
 
 # Standardize ----------------------------------------------------------------------

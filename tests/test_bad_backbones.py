@@ -149,7 +149,7 @@ NOT_BUILT = [
     case(
         "the class MLP",
         TypeError,
-        NOT_A_BACKBONE.format(r"<class 'sklearn_cfll\.backbones\.MLP'>", "MLP"),
+        NOT_A_BACKBONE.format(r"<class 'sklearn_cfll\.mlp\.MLP'>", "MLP"),
         params={"backbone": MLP},
     ),
     case(

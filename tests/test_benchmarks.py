@@ -1,6 +1,7 @@
 """The examples run in their quick mode, and print what they promise."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -92,6 +93,23 @@ def test_time_to_quality_writes_a_row_for_each_table(tmp_path):
     for error in results["AdamW error"]:
         assert f" {error:.4f} " in printed
         assert f"     - {error:.4f}\n" in rst
+
+
+def test_defaults_compares_settings_and_keeps_each_fit(tmp_path):
+    printed = run_quickly("benchmarks/defaults.py", tmp_path, "--output", "fits.jsonl")
+    lines = (tmp_path / "fits.jsonl").read_text().splitlines()
+    fits = pd.DataFrame([json.loads(line) for line in lines])
+    assert fits["setting"].tolist() == ["default", "width=128"] * 2
+    errors = fits["error"].clip(lower=1e-3).to_numpy().reshape(2, 2)
+    ratios = errors[:, 1] / errors[:, 0]
+    assert re.search(rf"^diabetes +1\.0 +{ratios[0]:.2g}", printed, re.M)
+    mean = np.exp(np.log(ratios).mean())
+    assert float(re.search(r"^width=128 +(\S+)", printed, re.M)[1]) == pytest.approx(
+        mean, abs=1e-3
+    )
+    again = run_quickly("benchmarks/defaults.py", tmp_path, "--output", "fits.jsonl")
+    assert again == printed
+    assert (tmp_path / "fits.jsonl").read_text().splitlines() == lines
 
 
 def test_true_class_weight_scores_every_setting(tmp_path):

@@ -75,7 +75,9 @@ def test_a_pickled_classifier_gives_the_same_probabilities():
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_pickled_model_holds_none_of_the_rows(held_out):
     X = np.random.default_rng(0).normal(size=(4000, 20))
-    model = regressor(backbone=MLP(width=8), max_epochs=1, early_stopping=held_out)
+    model = regressor(
+        MLP(width=8), max_epochs=1, early_stopping=held_out, dtype="float32"
+    )
     few, many = (len(pickle.dumps(model.fit(X[:n], X[:n, 0]))) for n in (400, 4000))
     assert abs(many - few) < 2000
 

@@ -155,7 +155,7 @@ def test_an_explosion_that_stays_finite_is_undone(table):
     ("optimizer", "lr", "least"), [("sgd", 10.0, 2), ("adamw", 0.5, 1)]
 )
 def test_a_rate_that_explodes_finds_one_that_does_not(table, optimizer, lr, least):
-    backbone = MLP(width=64, depth=3, activation="relu", normalize=False)
+    backbone = MLP(64, 3, activation="relu", normalize=False, embedding=None)
     model = regressor(backbone, optimizer=optimizer, lr=lr, batch_size=10)
     with pytest.warns(ConvergenceWarning, match=r"decrease lr \(now \d"):
         model.fit(*table)
