@@ -270,5 +270,6 @@ def test_solve_precision_tells_the_errors_of_each_scheme(tmp_path):
         float32, mixed, float64 = map(float, errors)
         if float(prox) >= 0.1:
             assert 1e-9 < float32 < 1e-5
+        # The quick look is at small batches, whose solves are in float64.
         assert float64 <= mixed < 1e-11
         assert float64 < 1e-11

@@ -3,7 +3,8 @@
 A `head_first` step solves the head on top of the forward and backward pass, so it
 costs more: by the count of floating-point operations, and as measured here, in turn
 with a hand-written loop over the same batches. Times are processor seconds on one
-thread, of whole steps of either loop, from one batch to the next.
+thread, of whole steps of either loop, from one batch to the next. The network is the
+default one without its embedding of the columns, which costs both the same.
 
 Run it with ``python examples/benchmarks/step_cost.py``; ``--help`` lists options.
 """
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 from _command_line import made_folder
 from _common import use_one_thread
+from _step_report import as_text, draw
 from _step_shares import PARTS, Stopwatch
 from _tables import as_list_table
 from torch import nn
@@ -26,7 +28,7 @@ from sklearn_cfll import MLP, CFLLNet
 from sklearn_cfll.batches import TensorBatches
 
 BATCHES_IN_MEMORY = 8
-LEAST_BLOCKS = 4
+LEAST_BLOCKS = 3
 BASELINES = {"AdamW": {}, "AdamW, fused": {"fused": True}}
 
 
@@ -54,12 +56,22 @@ def count_operations(columns, width, depth, batch_size, n_outputs):
     return plain, plain - head + matrix + right_sides, plain + matrix
 
 
+def worth_a_run(size, most):
+    """Tell whether a plain step has at most so many operations, times 1e9."""
+    return count_operations(depth=MLP().depth, **size)[0] <= 1e9 * most
+
+
 # Steps ------------------------------------------------------------------------------
+
+
+def make_backbone(width):
+    """Return the network that both train."""
+    return MLP(width=width, embedding=None)
 
 
 def plain_steps(X, y, width, batch_size, lr=1e-3, **options):
     """Yield after each AdamW step over shuffled batches, again and again."""
-    backbone = MLP(width=width).build(TensorBatches(X))
+    backbone = make_backbone(width).build(TensorBatches(X))
     network = nn.Sequential(backbone, nn.Linear(width, y.shape[1])).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, **options)
     while True:
@@ -102,7 +114,7 @@ def train_observed(X, y, width, batch_size, observe, lr=1e-3):
     )
     batches.observe = observe
     net = CFLLNet(
-        MLP(width=width).build(TensorBatches(X)),
+        make_backbone(width).build(TensorBatches(X)),
         n_features=width,
         n_outputs=y.shape[1],
         lr=lr,
@@ -155,12 +167,18 @@ class Turns:
             raise _Enough
 
     def medians(self):
-        """Return the median seconds of a step; the first block warms up."""
-        return {name: np.median(values[1:]) for name, values in self.seconds.items()}
+        """Return the seconds of a plain step, and CFLL's ratio to each kind of it.
+
+        The ratios are of neighbouring blocks, between which the machine changes least;
+        the first blocks warm up.
+        """
+        cfll = np.array(self.seconds["CFLL"][1:])
+        ratios = {name: np.median(cfll / self.seconds[name][1:]) for name in self.plain}
+        return np.median(self.seconds["AdamW"][1:]), ratios
 
 
 def compare(columns, batch_size, width, n_outputs, limit):
-    """Return the median seconds of a step by each of the three ways."""
+    """Return the seconds of an AdamW step, and CFLL's ratios to both kinds of it."""
     rows = make_rows(columns, batch_size, n_outputs)
     plain = {
         name: plain_steps(*rows, width, batch_size, **options)
@@ -192,63 +210,28 @@ def shares(columns, batch_size, width, n_outputs, limit):
     return watch.shares()
 
 
-def measure(batch_size, width, n_outputs, arguments):
+def measure(size, limit):
     """Return one row of the table."""
-    size = {"columns": arguments.columns, "batch_size": batch_size}
-    size |= {"width": width, "n_outputs": n_outputs}
     plain, cfll, lesser = count_operations(depth=MLP().depth, **size)
-    seconds = compare(**size, limit=arguments.seconds)
-    parts = shares(**size, limit=arguments.seconds / 4)
-    ratio = seconds["CFLL"] / seconds["AdamW"]
+    seconds, ratios = compare(**size, limit=limit)
+    parts = shares(**size, limit=limit / 4)
+    ratio = ratios["AdamW"]
     return {
-        "Batch": batch_size,
-        "Features": width,
-        "Outputs": n_outputs,
-        "AdamW, us": 1e6 * seconds["AdamW"],
+        "Batch": size["batch_size"],
+        "Features": size["width"],
+        "Outputs": size["n_outputs"],
+        "AdamW, us": 1e6 * seconds,
         "CFLL / AdamW": ratio,
         "Count": cfll / plain,
         "Over count": ratio / (cfll / plain),
         "Matrix alone": lesser / plain,
         "Over that": ratio / (lesser / plain),
-        "CFLL / fused": seconds["CFLL"] / seconds["AdamW, fused"],
+        "CFLL / fused": ratios["AdamW, fused"],
         **{part: 100 * parts[part] for part in PARTS},
     }
 
 
 # Output -----------------------------------------------------------------------------
-
-
-def as_text(results):
-    """Return the ratios, and the parts in percent, as tables of text."""
-    size = ["Batch", "Features", "Outputs"]
-    ratios = [name for name in results if name not in (*size, *PARTS)]
-    text = results.astype(dict.fromkeys(size, int)).astype(object)
-    for name in ratios:
-        digits = 0 if name.endswith("us") else 2
-        text[name] = [f"{value:.{digits}f}" for value in results[name]]
-    for name in PARTS:
-        text[name] = [f"{value:.0f}" for value in results[name]]
-    return {
-        "Steps relative to AdamW's, measured and counted": text[[*size, *ratios]],
-        "Where the time of a CFLL step goes, in percent": text[[*size, *PARTS]],
-    }
-
-
-def draw(results, path):
-    """Draw the measured ratio over the counted one."""
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
-    for n_outputs, rows in results.groupby("Outputs"):
-        for batch, part in rows.groupby("Batch"):
-            label = f"batch {batch}, outputs {n_outputs}"
-            marker = "o-" if n_outputs == results["Outputs"].min() else "s--"
-            ax.semilogx(part["Features"], part["Over count"], marker, label=label, ms=4)
-    ax.axhline(1, color="0.7", lw=1)
-    ax.axhline(1.1, color="0.7", lw=1, ls=":")
-    ax.set(xlabel="features", ylabel="CFLL / AdamW, measured over counted")
-    ax.legend(fontsize=7)
-    figure.savefig(path, dpi=80)
 
 
 def parse_arguments():
@@ -259,7 +242,8 @@ def parse_arguments():
     sizes = [32, 256, 1024, 4096]
     parser.add_argument("--features", type=int, nargs="+", default=sizes)
     parser.add_argument("--outputs", type=int, nargs="+", default=[1, 1000])
-    parser.add_argument("--seconds", type=float, default=6, help="for each point")
+    parser.add_argument("--seconds", type=float, default=5, help="for each point")
+    parser.add_argument("--most", type=float, default=200, help="GFLOP of a plain step")
     parser.add_argument("--quick", action="store_true", help="a few seconds' look")
     parser.add_argument("--output", help="folder for step_cost.csv, .rst and .png")
     arguments = parser.parse_args()
@@ -273,8 +257,15 @@ def main():
     """Print counts and measurements for the whole grid."""
     arguments = parse_arguments()
     use_one_thread()
-    grid = itertools.product(arguments.batches, arguments.features, arguments.outputs)
-    results = pd.DataFrame([measure(*point, arguments) for point in grid])
+    rows = []
+    for point in itertools.product(
+        arguments.batches, arguments.features, arguments.outputs
+    ):
+        names = ("batch_size", "width", "n_outputs")
+        size = {"columns": arguments.columns, **dict(zip(names, point, strict=True))}
+        if worth_a_run(size, arguments.most):
+            rows.append(measure(size, arguments.seconds))
+    results = pd.DataFrame(rows)
     tables = as_text(results)
     for title, cells in tables.items():
         print(f"{title}\n{cells.to_string(index=False)}\n")
