@@ -25,6 +25,7 @@ exclude_patterns = [
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
     "benchmarks/rate_range.rst",
+    "benchmarks/step_cost.rst",
     "benchmarks/time_to_quality.rst",
 ]
 default_role = "code"

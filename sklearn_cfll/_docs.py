@@ -24,7 +24,7 @@ prox : float, (start, end) or "auto", default=(1.0, 100.0)
     energy (the paper's lambda). A pair is annealed geometrically over the training:
     fast learning first, averaging over many batches in the end. "auto" starts at 1
     and follows the slope of an honest loss, that of each head on the batch after it;
-    it does as well as the default, at a sixth more of a step's time. 0 is for
+    it does as well as the default, at a quarter more of a step's time. 0 is for
     ``batch_size="full"`` alone: the deterministic method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or

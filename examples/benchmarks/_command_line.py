@@ -28,10 +28,10 @@ def table_parser(description, *, sets=None, rows, seeds, output):
 
 
 def named_splits(arguments):
-    """Yield a split and its seed, for every table and seed that was asked for."""
-    for name in arguments.sets or table_names(arguments.data):
-        table = load_table(name, arguments.data)
-        for seed in range(arguments.seeds):
+    """Yield a split and its seed, for every seed and table that was asked for."""
+    for seed in range(arguments.seeds):
+        for name in arguments.sets or table_names(arguments.data):
+            table = load_table(name, arguments.data)
             yield split_table(table, arguments.rows, seed), seed
 
 

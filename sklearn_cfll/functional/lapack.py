@@ -30,6 +30,9 @@ _ROUTINES = {
 # predictions that it is for, about 1e-6 (docs/design/float32_solve.md).
 _STRONG_PULL = 1.0
 
+# There is no refinement then, and float32 is worth its conversions from here on.
+_MANY_UNREFINED = MANY_PRODUCTS // 2
+
 
 class Updated(NamedTuple):
     """The head after a batch; the last one where there was no factor.
@@ -197,7 +200,8 @@ def _precision(
     """Choose, for float32 features, the type of number and whether to mix."""
     n_rows, n_features = shape
     products = n_rows * n_features * (min(shape) + 4 * n_outputs)
-    if products < MANY_PRODUCTS or not safe_in_float32(n_features, prox):
-        return np.dtype(np.float64), False
     strong = prox >= _STRONG_PULL
+    few = products < (_MANY_UNREFINED if strong else MANY_PRODUCTS)
+    if few or not safe_in_float32(n_features, prox):
+        return np.dtype(np.float64), False
     return np.dtype(np.float32 if strong else np.float64), not strong
