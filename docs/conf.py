@@ -22,6 +22,8 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "_build",
     "benchmarks/calibration.rst",
+    "benchmarks/coverage.rst",
+    "benchmarks/leave_one_out.rst",
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
     "benchmarks/rate_range.rst",

@@ -89,6 +89,7 @@ class PathErrors:
         remaining = iter(alphas)
         while block := list(itertools.islice(remaining, size)):
             weights = torch.cat([self.path.coordinates(alpha) for alpha in block], 1)
-            predictions = (weights.mT @ projected.mT).unflatten(0, (len(block), -1))
+            predictions = weights.mT @ projected.mT
+            predictions = predictions.reshape(len(block), len(targets), -1)
             for squares in predictions.sub_(targets).square_():
                 yield squares.mT
