@@ -23,6 +23,7 @@ ORDER = [
     "head",
     "updates",
     "kalman",
+    "one_hot",
     "batches",
     "layers",
     "backbones",
