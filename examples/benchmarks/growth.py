@@ -5,8 +5,10 @@ that all is loaded, and then measures one fit: processor seconds, and the peak o
 memory above what the process held with the data made.
 
 1. Rows: the default regressor and the default classifier (two classes).
-2. Outputs of the default regressor, and classes of the default classifier.
-3. Features into the head: `MLP(width, depth=1)`, whose other layer costs little.
+2. Outputs of the default regressor, and classes of the default classifier, but for a
+   few epochs.
+3. Features into the head: `MLP(width, depth=1)`, whose other layer costs little, for as
+   few epochs.
 
 The exponent is the slope of log seconds in log rows: one means proportional.
 
@@ -133,7 +135,7 @@ def jobs(arguments):
                     "columns": arguments.columns,
                     "outputs": size if sweep in ("outputs", "classes") else outputs,
                     "features": size if sweep == "features" else None,
-                    "epochs": arguments.epochs,
+                    "epochs": None if sweep == "rows" else arguments.epochs,
                 }
 
 
@@ -146,7 +148,8 @@ def main():
     runs = []
     for job in jobs(arguments):
         runs.append({**job, **fit_apart(job)})
-        print("{task}, {size} {sweep}: {wall:.1f} s".format(**runs[-1]), flush=True)
+        line = "{task}, {size} {sweep}: {processor:.1f} processor seconds, {peak:.0f} MB"
+        print(line.format(**runs[-1]), flush=True)
     runs = pd.DataFrame(runs)
     tables = as_texts(runs)
     for title, cells in tables.items():
@@ -170,7 +173,9 @@ def parse_arguments(arguments=None):
         "--sizes", nargs="+", type=int, help="in place of a sweep's own"
     )
     parser.add_argument("--columns", type=int, default=50)
-    parser.add_argument("--epochs", type=int, help="in place of the default")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="of all sweeps but rows, which has its own"
+    )
     parser.add_argument(
         "--input", default="float32", choices=("float32", "float64", "frame")
     )
