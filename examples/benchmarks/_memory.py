@@ -1,15 +1,21 @@
 """Memory of this process, as Linux counts it, and the seconds that a call takes."""
 
+import math
 import time
 from pathlib import Path
 
+STATUS = Path("/proc/self/status")
+
 
 def memory(field):
-    """Return a line of /proc/self/status in megabytes: `VmRSS` or `VmHWM`, the peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError(f"/proc/self/status has no {field}; this script needs Linux.")
+    """Return a line of /proc/self/status in megabytes: `VmRSS`, or `VmHWM`, the peak.
+
+    Where the system has no such file, it is not a number.
+    """
+    if not STATUS.exists():
+        return math.nan
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024 / 1e6
 
 
 def measure(function):
@@ -20,7 +26,8 @@ def measure(function):
     measured : dict
         `processor` and `wall` seconds, and `peak` in megabytes.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    if STATUS.exists():
+        STATUS.with_name("clear_refs").write_text("5")  # the peak starts from here
     before = memory("VmRSS")
     wall, processor = time.perf_counter(), time.process_time()
     function()
