@@ -225,6 +225,8 @@ def test_growth_measures_each_fit_and_gives_the_exponent_in_rows(tmp_path):
         gaps = logs - logs.mean(0)
         slope = gaps.prod(1).sum() / (gaps[:, 0] ** 2).sum()
         assert f"{task}: {slope:.2f}, nan" in printed
+    again = run_quickly("benchmarks/growth.py", tmp_path, "--output", "tables")
+    assert printed.endswith(again)  # measured once, reported twice
     assert (folder / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

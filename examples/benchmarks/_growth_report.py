@@ -38,10 +38,7 @@ def as_texts(runs):
             {
                 sweep: own["size"].map("{:,}".format),
                 "task": own["task"],
-                "epochs": own["epochs"].astype(str),
                 "processor s": own["processor"].map("{:.1f}".format),
-                "s": own["wall"].map("{:.1f}".format),
-                "s outside of epochs": own["after"].map("{:.1f}".format),
                 "peak above the data, MB": own["peak"].map("{:,.0f}".format),
             }
         )

@@ -139,27 +139,36 @@ def jobs(arguments):
                 }
 
 
+def measured(arguments, path):
+    """Return all runs; those that the file at `path` has are not measured again."""
+    runs = pd.read_csv(path) if path and path.exists() else pd.DataFrame()
+    for job in jobs(arguments):
+        key = [job["task"], job["sweep"], job["size"]]
+        if len(runs) and (runs[["task", "sweep", "size"]] == key).all(axis=1).any():
+            continue
+        runs = pd.concat([runs, pd.DataFrame([{**job, **fit_apart(job)}])])
+        line = "{task}, {size} {sweep}: {processor:.1f} processor s, {peak:.0f} MB"
+        print(line.format(**runs.iloc[-1]), flush=True)
+        if path:
+            runs.to_csv(path, index=False)
+    return runs
+
+
 def main():
     """Fit at every size, then print and write tables and a picture."""
     arguments = parse_arguments()
     if arguments.job:
         print(json.dumps(fit_once(json.loads(arguments.job))))
         return
-    runs = []
-    for job in jobs(arguments):
-        runs.append({**job, **fit_apart(job)})
-        line = "{task}, {size} {sweep}: {processor:.1f} processor s, {peak:.0f} MB"
-        print(line.format(**runs[-1]), flush=True)
-    runs = pd.DataFrame(runs)
+    folder = made_folder(arguments.output) if arguments.output else None
+    runs = measured(arguments, folder and folder / "growth.csv")
     tables = as_texts(runs)
     for title, cells in tables.items():
         print(f"\n{title}\n{cells.to_string(index=False)}")
     print(f"\nexponents in rows, of all sizes and from {LARGE:,} on")
     for task, values in exponents(runs).items():
         print(f"{task}: {values[0]:.2f}, {values[1]:.2f}")
-    if arguments.output:
-        folder = made_folder(arguments.output)
-        runs.to_csv(folder / "growth.csv", index=False)
+    if folder:
         rst = [as_list_table(cells, title) for title, cells in tables.items()]
         (folder / "growth.rst").write_text("\n".join(rst))
         draw(runs, folder / "growth.png")
