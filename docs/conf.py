@@ -22,8 +22,10 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "_build",
     "benchmarks/calibration.rst",
+    "benchmarks/growth.rst",
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
+    "benchmarks/predict.rst",
     "benchmarks/rate_range.rst",
     "benchmarks/step_cost.rst",
     "benchmarks/time_to_quality.rst",

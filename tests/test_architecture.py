@@ -25,6 +25,7 @@ ORDER = [
     "head",
     "updates",
     "kalman",
+    "one_hot",
     "batches",
     "layers",
     "backbones",
