@@ -22,7 +22,9 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "_build",
     "benchmarks/calibration.rst",
+    "benchmarks/coverage.rst",
     "benchmarks/growth.rst",
+    "benchmarks/leave_one_out.rst",
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
     "benchmarks/predict.rst",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
 from sklearn_cfll._device import device_or_cpu, lapack_on_one_thread, seeded
-from sklearn_cfll._final import solve_head
+from sklearn_cfll._final import ALPHA_PATH, solve_head
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem, state_problem
 from sklearn_cfll._validation import (
@@ -129,13 +129,15 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """Solve the exact head over all rows, and publish what was learnt."""
         head = net.module_.head
         alpha = check_alpha(self.alpha, head.weight.shape[1])
-        path, chosen = solve_head(
+        path, chosen, errors = solve_head(
             net,
             problem,
             alpha=alpha,
             pooled=is_classifier(self),
             loss_unit=self._loss_unit,
+            leave_out=bool(self.store_loo),
         )
+        self.alpha_path_ = self._described(errors)
         kept = alpha if chosen is None else chosen
         self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
         self.n_recoveries_ = net.n_recoveries_
@@ -148,6 +150,15 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         self._adopt(net, problem.batches.input_dtype)
         self._publish(net, problem, path)
         net.release()
+
+    def _described(self, errors: dict[str, Tensor] | None) -> dict[str, Any] | None:
+        """Give the path of alpha and its errors as arrays."""
+        if errors is None:
+            return None
+        arrays = {
+            name: values.cpu().double().numpy() for name, values in errors.items()
+        }
+        return {"alphas": np.array(ALPHA_PATH), **arrays}
 
     def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
         """Predict by a net from now on."""

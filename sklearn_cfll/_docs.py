@@ -91,6 +91,11 @@ net_ : CFLLNet
     The skorch net that trained it.
 alpha_ : float or array of shape (n_outputs,)
     Ridge of the head.
+alpha_path_ : dict or None
+    With ``alpha="auto"``: the "alphas" that were tried, and the mean squared errors of
+    their heads, of shape (n_alphas, n_outputs), on the "held_out" rows, or by
+    "leave_one_out" where there are none or ``store_loo`` is set. A regression's are in
+    the units of y, squared; a classifier's are of its scores, the mean over outputs.
 history_ : skorch.history.History
     A row an epoch: ``train_loss``, ``train_score``, ``valid_loss``, ``valid_score``,
     ``dur`` (seconds), ``lr``, ``prox``. Losses are of the encoded targets; those of

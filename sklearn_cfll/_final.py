@@ -156,8 +156,14 @@ def _kept(unit: Tensor, leverage: Tensor) -> Tensor:
 
 
 def solve_head(
-    net: CFLLNet, problem: Problem, *, alpha: Any, pooled: bool, loss_unit: float
-) -> tuple[AnyPath, Any]:
+    net: CFLLNet,
+    problem: Problem,
+    *,
+    alpha: Any,
+    pooled: bool,
+    loss_unit: float,
+    leave_out: bool = False,
+) -> tuple[AnyPath, Any, dict[str, Tensor] | None]:
     """Replace the head by the exact one, unless held-out rows get worse.
 
     Parameters
@@ -167,25 +173,34 @@ def solve_head(
         Whether "auto" chooses one alpha for all outputs.
     loss_unit : float
         Squared error of targets that are not predicted at all, about.
+    leave_out : bool, default=False
+        Whether to take the path's leave-one-out errors where held-out rows choose, too.
 
     Returns
     -------
     path : RidgePath or RidgePathByOutput
     alpha : float, array of shape (k,) or None
         The exact head's ridge; None where the head of the training was kept.
+    errors : dict of Tensors of shape (n_alphas, k), or (n_alphas, 1) where pooled
+        Errors of the path on "held_out" rows and by "leave_one_out", as far as they
+        were taken; None where ``alpha`` is not "auto".
     """
     net.module_.eval()
     path = training_path(net, problem.batches)
     automatic = isinstance(alpha, str)
     candidates = ALPHA_PATH if automatic else [alpha]
     current = None
+    taken: dict[str, Tensor] = {}
     if problem.held_out_batches is not None:
         errors, current = held_out_errors(
             net, path, problem.held_out_batches, candidates, pooled and automatic
         )
-    elif automatic:
-        errors = leave_one_out_errors(net, path, problem, candidates, pooled)
+        taken["held_out"] = errors
+    if automatic and (leave_out or current is None):
+        left_out = leave_one_out_errors(net, path, problem, candidates, pooled)
+        taken["leave_one_out"] = left_out
     if automatic:
+        errors = next(iter(taken.values()))
         score = errors.mean(1, keepdim=True) if pooled else errors
         best = _largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
@@ -195,11 +210,12 @@ def solve_head(
         # Few held-out rows may like a head that fits nothing.
         error = path.moments.error_of(head.weight, head.bias)
         if error.mean() <= path.moments.error_of_mean.mean():
-            return path, None
+            return path, None, taken if automatic else None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
     alpha = np.asarray(alpha, dtype=float).ravel()
-    return path, float(alpha[0]) if alpha.size == 1 else alpha
+    chosen = float(alpha[0]) if alpha.size == 1 else alpha
+    return path, chosen, taken if automatic else None
 
 
 def _largest_of_the_best(score: Tensor) -> Tensor:

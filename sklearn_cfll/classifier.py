@@ -17,11 +17,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
 from torch import Tensor
 
-from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
 from sklearn_cfll._logits import LinearLogits, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._sets import PredictionSets
 from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.losses import TrueClassWeight, accuracy
@@ -29,7 +29,7 @@ from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLClassifier(ClassifierMixin, BaseCFLL):
+class CFLLClassifier(ClassifierMixin, PredictionSets):
     """Neural network classifier whose last layer is solved in closed form.
 
     Squared loss on targets of minus one and one, one output for each class and a
@@ -208,6 +208,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             net, problem, path, self.alpha_, self.target_scale
         )
         self._take(logits)
+        self._learn_sets(net, problem, logits)
 
     def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
         super()._adopt(net, input_dtype)

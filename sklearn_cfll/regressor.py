@@ -9,20 +9,23 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array
 
-from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
+from sklearn_cfll._uncertainty import ErrorBars
 from sklearn_cfll._validation import numbers_wanted
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLRegressor(RegressorMixin, BaseCFLL):
+class CFLLRegressor(RegressorMixin, ErrorBars):
     """Neural network regressor whose last layer is solved in closed form.
 
     {parameters}
+    store_loo : bool, default=False
+        Keep the leave-one-out predictions of the training rows, and their score. It
+        costs a further pass over the rows.
 
     Attributes
     ----------
@@ -32,6 +35,24 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         ``transform(X) @ coef_.T + intercept_``.
     intercept_ : float or array of shape (n_outputs,)
         The head's intercept, in the units of y.
+    noise_ : float or array of shape (n_outputs,)
+        Standard deviation of the noise, in the units of y, fitted to the errors on the
+        held-out rows; where there are none, to leave-one-out errors, which are too
+        small, since the backbone has seen the rows.
+    posterior_scale_ : float
+        The variance of the head's posterior is so many times that which the ridge
+        model has with this noise; fitted along with the noise.
+    effective_dof_ : float or array of shape (n_outputs,)
+        Effective degrees of freedom of the head, its intercept included.
+    log_evidence_ : float or array of shape (n_outputs,)
+        Logarithm of the probability density of the training targets, given the
+        features, at this noise.
+    loo_predictions_ : array of shape (n_samples,) or (n_samples, n_outputs)
+        With ``store_loo``: predictions of the rows of fit by the exact head at
+        ``alpha_`` that is solved without each of them. Rows that were held out in fit
+        have their predictions, as the head has not been solved on them.
+    loo_score_ : float
+        With ``store_loo``: R2 of the leave-one-out predictions, held-out rows aside.
 
     {notes}
 
@@ -68,21 +89,50 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         single = targets.shape == ()
         self.coef_ = coefficients[0] if single else coefficients
         self.intercept_ = float(intercept[0]) if single else intercept
+        for name, errors in (self.alpha_path_ or {}).items():
+            if name != "alphas":
+                errors *= np.square(targets.scale)
+        self._learn_errors(net, problem, path)
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
+    def predict(
+        self, X: Any, return_std: bool = False, return_cov: bool = False
+    ) -> Any:
         """Predict targets.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        return_std : bool, default=False
+            Whether to return the standard deviation of each target, too.
+        return_cov : bool, default=False
+            Whether to return the covariances of the targets of all rows, too.
 
         Returns
         -------
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             In the units and the shape of the y of fit, in float64.
+        y_std : array like y
+            With ``return_std``: of the head's posterior and the noise together.
+        y_cov : array of shape (n_samples, n_samples) or (..., n_outputs)
+            With ``return_cov``: its diagonal is the square of the standard deviations.
+
+        Notes
+        -----
+        The variance is ``noise_**2 * (1 + posterior_scale_ * leverage(X))``. The
+        posterior is that of the head *given the backbone*, whose own uncertainty is in
+        it only as far as ``posterior_scale_``, fitted on rows that the backbone has not
+        seen, stands for it. Where no rows were held out the noise is fitted to
+        leave-one-out errors, and is too small.
         """
-        predictions = self._raw_predictions(X)
-        return self._targets.decode(predictions)
+        if return_std and return_cov:
+            raise ValueError(
+                "return_std and return_cov are both True; ask for one of them (the "
+                "diagonal of the covariance is the square of the standard deviation)."
+            )
+        predictions = self._targets.decode(self._raw_predictions(X))
+        if not (return_std or return_cov):
+            return predictions
+        return self._with_spread(X, predictions, covariance=return_cov)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

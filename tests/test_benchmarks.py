@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+
+from sklearn_cfll.functional import Moments, RidgePath, kfold_residuals
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -322,3 +325,59 @@ def test_solve_precision_tells_the_errors_of_each_scheme(tmp_path):
         # The quick look is at small batches, whose solves are in float64.
         assert float64 <= mixed < 1e-11
         assert float64 < 1e-11
+
+
+def test_coverage_writes_what_its_intervals_hold(tmp_path):
+    printed = run_quickly(
+        "benchmarks/coverage.py", tmp_path, "--no-mapie", "--output", "tables"
+    )
+    results = pd.read_csv(tmp_path / "tables" / "coverage.csv")
+    methods = ["held out", "calibrated", "Gaussian", "Gaussian, leave-one-out"]
+    assert sorted(results["method"].unique()) == sorted(methods)
+    means = results.groupby("method")[["coverage", "width"]].mean()
+    assert means.loc[["held out", "calibrated"], "coverage"].between(0.8, 1).all()
+    rst = (tmp_path / "tables" / "coverage.rst").read_text()
+    for method in methods:
+        share, width = means.loc[method]
+        cell = f"{100 * share:.1f} / {width:.3f}"
+        assert cell in printed
+        assert f"     - {cell}\n" in rst
+        gap = 100 * (share - 0.9)
+        line = rf"^{method} +{gap:.2f} +{abs(gap):.2f}$"
+        assert re.search(line, printed, re.M)
+
+
+def test_gaussian_intervals_hold_as_much_of_the_draws_as_they_should(benchmark_module):
+    script, common = benchmark_module("coverage"), benchmark_module("_common")
+    split = common.split_table(common.load_table("diabetes"))
+    model = script.CFLLRegressor(max_epochs=2, random_state=0).fit(*split.train)
+    X = split.test[0]
+    low, high = script.gaussian(model, X, 0.8).T[..., None]
+    draws = model.sample_y(X, 2_000)
+    assert np.mean((low < draws) & (draws < high)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_leave_one_out_prints_its_cost_in_solves(tmp_path):
+    printed = run_quickly("benchmarks/leave_one_out.py", tmp_path, "--output", "tables")
+    rows = re.findall(r"^ *500 +64 +(\d+) +(\d+\.\d) +(-?\d+\.\d\d)$", printed, re.M)
+    assert [outputs for outputs, _, _ in rows] == ["1", "10"]
+    rst = (tmp_path / "tables" / "leave_one_out.rst").read_text()
+    for row in rows:
+        assert "".join(f"     - {cell}\n" for cell in row) in rst
+
+
+def test_leave_one_out_of_the_benchmark_is_that_of_refits(benchmark_module):
+    script = benchmark_module("leave_one_out")
+    generator = torch.Generator().manual_seed(0)
+    features, targets = (
+        torch.randn(30, n, generator=generator, dtype=torch.float64) for n in (4, 2)
+    )
+    weight, errors = script.leave_one_out(features, targets)
+    path = RidgePath(Moments.of(features, targets))
+    for alpha, error in zip(script.ALPHAS, errors, strict=True):
+        residual = kfold_residuals(path, features, targets, torch.arange(30), alpha)
+        torch.testing.assert_close(error, residual.square().mean(0))
+    best = torch.stack(errors).argmin(0)
+    for output, index in enumerate(best):
+        expected = script.solve(features, targets, script.ALPHAS[index])
+        torch.testing.assert_close(weight[:, output], expected[:, output])

@@ -140,3 +140,22 @@ def test_the_closed_form_takes_fewer_steps_and_larger_rates(landscape):
     assert re.search(r"^end to end +left +not in 300 +not in 300$", printed, re.M)
     count = steps[closed, "left"]
     assert re.search(rf"^closed-form last layer +left +{count} ", printed, re.M)
+
+
+# Error bars ------------------------------------------------------------------------
+
+
+def test_error_bars_widen_where_no_rows_are(tmp_path):
+    computed, printed = run_quickly("plot_error_bars.py", tmp_path)
+    spread = {
+        float(place): float(value)
+        for place, value in re.findall(
+            r"^standard deviation at +(-?[\d.]+): ([\d.]+)$", printed, re.M
+        )
+    }
+    assert spread[-1.0] < spread[1.25] < spread[5.0]
+    assert spread[-1.0] == pytest.approx(computed["model"].noise_, rel=0.1)
+    # Both are means over 5,000 rows; the calibration rows are 40 and 200.
+    assert computed["share"] == pytest.approx(0.9, abs=0.12)
+    assert computed["calibrated"] == pytest.approx(0.9, abs=0.065)
+    assert f"hold {100 * computed['share']:.1f} % of 5000 fresh rows" in printed

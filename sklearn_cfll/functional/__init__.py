@@ -1,16 +1,29 @@
 """Pure tensor functions: the mathematics, without state."""
 
 from sklearn_cfll.functional.errors import PathErrors
+from sklearn_cfll.functional.folds import kfold_residuals, leave_one_out_residuals
 from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.functional.paths import solve_ridge
+from sklearn_cfll.functional.posterior import (
+    HeadPosterior,
+    effective_dof,
+    fit_noise,
+    log_evidence,
+)
 from sklearn_cfll.functional.proximal import proximal_update
 from sklearn_cfll.functional.ridge import feature_energy
 
 __all__ = [
+    "HeadPosterior",
     "Moments",
     "PathErrors",
     "RidgePath",
+    "effective_dof",
     "feature_energy",
+    "fit_noise",
+    "kfold_residuals",
+    "leave_one_out_residuals",
+    "log_evidence",
     "proximal_update",
     "solve_ridge",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -13,6 +14,9 @@ from sklearn_cfll.functional.moments import RidgePath
 # Where the outputs are so many times the features, two products with all outputs take
 # the place of one for each alpha.
 _MANY_OUTPUTS = 2
+
+# Columns, of outputs times alphas, that one product has at the least.
+_OUTPUTS_TOGETHER = 64
 
 
 class PathErrors:
@@ -68,9 +72,24 @@ class PathErrors:
             within = targets @ self.basis
             rest = targets.addmm_(within, self.basis.mT, alpha=-1).square_().sum(1)
             targets = within
-        for alpha in alphas:
-            coordinates = self.path.coordinates(alpha)
-            squares = torch.addmm(targets, projected, coordinates, alpha=-1).square_()
+        for squares in self._squares(projected, targets.mT.contiguous(), alphas):
             if self.pooled:
                 squares = ((squares.sum(1) + rest) / n_outputs)[:, None]
             yield squares
+
+    def _squares(
+        self, projected: Tensor, targets: Tensor, alphas: Iterable[float | Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield squared errors (n, k) of centred targets (k, n).
+
+        Outputs stand before rows, so that the few outputs of many alphas are one
+        product, of which each alpha's part is contiguous.
+        """
+        size = max(1, _OUTPUTS_TOGETHER // len(targets))
+        remaining = iter(alphas)
+        while block := list(itertools.islice(remaining, size)):
+            weights = torch.cat([self.path.coordinates(alpha) for alpha in block], 1)
+            predictions = weights.mT @ projected.mT
+            predictions = predictions.reshape(len(block), len(targets), -1)
+            for squares in predictions.sub_(targets).square_():
+                yield squares.mT

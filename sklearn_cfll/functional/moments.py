@@ -171,15 +171,21 @@ class RidgePath:
 
     def leverage(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
         """Pull (n, 1) or (n, k) of a unit of weight at each row on its own fit."""
-        shifted = self._shifted(alpha)
-        inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
-        pull: Tensor = projected.square() @ inverse + 1
+        pull: Tensor = projected.square() @ self.inverse(alpha) + 1
         return pull / self.moments.weight_sum
 
     def leverages(self, projected: Tensor, alphas: Sequence[float]) -> Iterator[Tensor]:
         """Yield the leverage (n, 1) at each alpha, from one product."""
-        columns = self.leverage(projected, torch.tensor(alphas, dtype=torch.float64))
-        yield from torch.split(columns, 1, 1)
+        inverse = self.inverse(torch.tensor(alphas, dtype=torch.float64))
+        # Rows last, so that what each alpha is given is contiguous.
+        pulls = (inverse.mT @ projected.square().mT).add_(1)
+        for pull in pulls.div_(self.moments.weight_sum):
+            yield pull[:, None]
+
+    def inverse(self, alpha: float | Tensor) -> Tensor:
+        """Eigenvalues (d, 1) or (d, k) of the inverse of the penalised Gram matrix."""
+        shifted = self._shifted(alpha)
+        return torch.where(shifted > self.floor, 1 / shifted, 0.0)
 
     def _shifted(self, alpha: float | Tensor) -> Tensor:
         alpha = like(self.values, alpha).reshape(1, -1)

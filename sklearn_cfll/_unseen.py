@@ -1,0 +1,111 @@
+"""Errors of the final head on rows that it was not solved on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_cfll._final import stream
+from sklearn_cfll._problem import Problem
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.folds import leave_one_out_residuals
+from sklearn_cfll.functional.paths import AnyPath
+from sklearn_cfll.functional.posterior import HeadPosterior
+from sklearn_cfll.net import CFLLNet
+
+# Rows, and numbers in their errors, that are enough to fit a few numbers by.
+_MOST_ROWS = 20_000
+_MOST_NUMBERS = 2**20
+_LEAST_ROWS = 1_000
+
+
+class UnseenRows(NamedTuple):
+    """Errors on rows that the head, and mostly the backbone too, has not seen.
+
+    Attributes
+    ----------
+    residual : Tensor of shape (n, k)
+        Encoded targets less predictions.
+    leverage : Tensor of shape (n, 1) or (n, k)
+        Variance of the predictions in units of the noise's.
+    weight : Tensor of shape (n,) or (n, k)
+    held_out : bool
+        Whether the rows were held out; otherwise they are training rows, each left out
+        of the head in turn.
+    """
+
+    residual: Tensor
+    leverage: Tensor
+    weight: Tensor
+    held_out: bool
+
+
+@torch.no_grad()
+def unseen_rows(
+    net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any, posterior: HeadPosterior
+) -> UnseenRows:
+    """Gather the held-out rows' errors, or leave-one-out errors where there are none.
+
+    Many rows are sampled evenly.
+    """
+    batches = problem.held_out_batches
+    held_out = batches is not None
+    parts = []
+    for features, targets, weight in stream(
+        net, sample_of(problem.batches if batches is None else batches)
+    ):
+        targets = targets.to(posterior.vectors)
+        leverage = posterior.leverage(features.cpu())
+        weight = rows_weight(weight, targets)
+        if held_out:
+            residual = targets - net.module_.head(features).to(targets)
+        else:
+            residual = left_out(
+                net, problem, path, alpha, (features, targets, weight)
+            ).to(targets)
+            taken = removed_weight(net, problem, targets, weight)
+            taken = taken.reshape(len(taken), -1)
+            # The head without the row knows less of it: h / (1 - h), by Woodbury.
+            leverage = leverage / (1 - taken * leverage).clamp_min(1e-10)
+        parts.append((residual, leverage, weight))
+    residual, leverage, weight = map(torch.cat, zip(*parts, strict=True))
+    return UnseenRows(residual, leverage, weight, held_out)
+
+
+def left_out(
+    net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any, rows: Any
+) -> Tensor:
+    """Leave-one-out residuals of features, targets and weights.
+
+    A weight is a number of rows: one unit of it is left out, or less where it is less.
+    """
+    features, targets, weight = rows
+    removed = removed_weight(net, problem, targets, weight)
+    alpha = torch.as_tensor(alpha, dtype=torch.float64)
+    return leave_one_out_residuals(path, features, targets, alpha, removed)
+
+
+def removed_weight(
+    net: CFLLNet, problem: Problem, targets: Tensor, weight: Tensor
+) -> Tensor:
+    """Weight, as the solves have it, that leave-one-out takes from each row."""
+    weights = net.row_weights(targets, weight.clamp_max(problem.unit))
+    assert weights is not None
+    return weights
+
+
+def rows_weight(weight: Tensor | None, targets: Tensor) -> Tensor:
+    """Weights of the rows; ones where there are none."""
+    return targets.new_ones(len(targets)) if weight is None else weight.to(targets)
+
+
+def sample_of(batches: TensorBatches) -> TensorBatches:
+    """Evenly spaced rows, where there are more than are needed."""
+    most = max(_LEAST_ROWS, _MOST_NUMBERS // batches.encoded.shape[-1])
+    most = min(most, _MOST_ROWS)
+    if batches.n_samples <= most:
+        return batches
+    return batches.take(np.linspace(0, batches.n_samples - 1, most))
