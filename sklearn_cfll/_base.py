@@ -17,7 +17,7 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
@@ -32,10 +32,9 @@ from sklearn_cfll._validation import (
     read_weights,
     read_X,
 )
-from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.batches import chunk_slices, share_memory
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
-from sklearn_cfll.network import Network
 
 
 class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
@@ -187,7 +186,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """
         check_is_fitted(self)
         X = read_X(self, X, reset=False)
-        return self._run(self.net_.module_.backbone, X).astype(X.dtype, copy=False)
+        return self._run(X).astype(X.dtype, copy=False)
 
     @property
     def _n_features_out(self) -> int:
@@ -197,7 +196,8 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """Compute the outputs (n_samples, k), still encoded, in float64."""
         check_is_fitted(self)
         X = read_X(self, X, reset=False)
-        outputs = self._run(self._network, X).astype(np.float64, copy=False)
+        outputs = self._run(X, *self._predicting_head())
+        outputs = outputs.astype(np.float64, copy=False)
         if not np.isfinite(outputs).all():
             raise ValueError(
                 "predictions are not finite; X holds values far outside of those in "
@@ -205,17 +205,29 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             )
         return outputs
 
-    @torch.inference_mode()
-    def _run(self, module: torch.nn.Module, X: NDArray[Any]) -> NDArray[Any]:
-        """Send X through a module in chunks of bounded memory."""
-        network = self.net_.module_.eval()
-        head = network.head
-        batches = TensorBatches(
-            X, batch_size=1, dtype=self._input_dtype, device=head.weight.device
-        )
-        chunks = batches.chunks(sum(head.weight.shape))
-        outputs = [module(chunk) for chunk, _ in chunks]
-        return torch.cat(outputs).cpu().numpy()
+    def _run(
+        self, X: NDArray[Any], weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> NDArray[Any]:
+        """Compute features of X, or a head's outputs, in chunks of bounded memory.
+
+        What is done once a call counts here, since X may be a single row.
+        """
+        network = self.net_.module_
+        if any(module.training for module in network.modules()):
+            network.eval()
+        backbone, head = network.backbone, network.head.weight
+        source, dtype, device = share_memory(X), self._input_dtype, head.device
+        numbers = max(sum(head.shape), *source.shape[1:])
+        outputs = []
+        with torch.inference_mode():
+            for rows in chunk_slices(len(source), numbers, device):
+                output = backbone(source[rows].to(device, dtype))
+                if weight is not None and bias is not None:
+                    weight, bias = weight.to(output), bias.to(output)
+                    output = nn.functional.linear(output, weight, bias)
+                outputs.append(output)
+            whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return whole.cpu().numpy()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
@@ -242,10 +254,9 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _read_targets(self, y: Any) -> NDArray[Any]:
         raise NotImplementedError
 
-    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
+    def _encode(self, y: NDArray[Any], name: str = "y") -> Any:
         """Give targets as the head sees them."""
-        encoded: NDArray[np.float64] = self._targets.encode(y, name)
-        return encoded
+        return self._targets.encode(y, name)
 
     @property
     def _loss_unit(self) -> float:
@@ -261,11 +272,10 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """Set the coefficients, and what else is learnt once the head is solved."""
         raise NotImplementedError
 
-    @property
-    def _network(self) -> Network:
-        """Backbone and the head that predicts."""
-        network: Network = self.net_.module_
-        return network
+    def _predicting_head(self) -> tuple[Tensor, Tensor]:
+        """Weight (k, d) and bias (k,) of the head that predicts."""
+        head = self.net_.module_.head
+        return head.weight.mT, head.bias
 
     store_loo: bool = False
     _kind_of_targets: Any

@@ -202,7 +202,8 @@ def _valid_score(
         targets = estimator._targets
 
         def own_score(net: CFLLNet, predictions: Tensor) -> float:
-            outputs = predictions.double().cpu().numpy()
+            wide = torch.promote_types(predictions.dtype, torch.float32)
+            outputs = predictions.to(wide).cpu().numpy()
             if not np.isfinite(outputs).all():
                 raise ValueError(
                     "predictions of the held-out rows are not finite; they hold values "

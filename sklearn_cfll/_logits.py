@@ -32,6 +32,11 @@ _ITERATIONS = 15
 _MOST_TRAINING_ROWS = 5_000
 _MOST_HELD_OUT_ROWS = 20_000
 
+# Of held-out rows fewer do where the classes are many, whose logits stand in memory
+# several times: two numbers and a ridge are chosen by them.
+_MOST_HELD_OUT_LOGITS = 2**22
+_LEAST_HELD_OUT_ROWS = 2_000
+
 # Least weight of the solved head: scores that say nothing, or the opposite, as
 # leave-one-out scores of two rows do, still order the classes.
 _LEAST = 1e-2
@@ -75,8 +80,11 @@ def calibrate(
         factors = np.array([factor, 0.0])
         return factors / [scale, 1.0], solved.times(factor)
     train = ClassRows.of(net, problem.batches, _MOST_TRAINING_ROWS)
-    held_out = ClassRows.of(net, problem.held_out_batches, _MOST_HELD_OUT_ROWS)
-    logistic = fit_logistic(train, held_out, head.weight.shape[1])
+    n_outputs = head.weight.shape[1]
+    most = max(_MOST_HELD_OUT_LOGITS // n_outputs, _LEAST_HELD_OUT_ROWS)
+    most = min(most, _MOST_HELD_OUT_ROWS)
+    held_out = ClassRows.of(net, problem.held_out_batches, most)
+    logistic = fit_logistic(train, held_out, n_outputs)
     factors = fit_blend(
         [solved.of(held_out.features), logistic.of(held_out.features)],
         held_out.label.cpu().numpy(),

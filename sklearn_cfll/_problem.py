@@ -57,14 +57,17 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
         )
     batches = place.batches(
         train,
-        estimator._encode(train.chosen(train.y)),
+        estimator._encode,
         batch_size=_batch_size(estimator.batch_size, len(train)),
         generator=torch.Generator().manual_seed(seed),
     )
     held_out_batches = None
     if held_out is not None:
-        encoded = estimator._encode(held_out.chosen(held_out.y), "y_val")
-        held_out_batches = place.batches(held_out, encoded, batch_size=_HELD_OUT_BATCH)
+        held_out_batches = place.batches(
+            held_out,
+            lambda y: estimator._encode(y, "y_val"),
+            batch_size=_HELD_OUT_BATCH,
+        )
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
@@ -90,8 +93,10 @@ class _Place:
         return cls(device, dtype, wide_dtype(device) if wide else dtype)
 
     def batches(
-        self, rows: Rows, encoded: Any, *, batch_size: int, generator: Any = None
+        self, rows: Rows, encode: Any, *, batch_size: int, generator: Any = None
     ) -> TensorBatches:
+        labels = rows.chosen(rows.y)
+        encoded = encode(labels)
         if self.input_dtype == torch.float32:
             check_range(rows.X, training=generator is not None)
         return TensorBatches(
@@ -99,7 +104,7 @@ class _Place:
             encoded,
             _scaled(rows.chosen(rows.weight)),
             rows=rows.index,
-            labels=rows.chosen(rows.y),
+            labels=labels,
             batch_size=batch_size,
             generator=generator,
             dtype=self.dtype,

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, r2_score
+
+from sklearn_cfll.one_hot import OneHot
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class StandardisedTargets:
             weight = weight / weight.max()
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(table, axis=0, weights=weight)
-            variance = np.average((table - mean) ** 2, axis=0, weights=weight)
+            square = table - mean
+            np.square(square, out=square)
+            variance = np.average(square, axis=0, weights=weight)
         if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
             raise ValueError(
                 f"y holds values up to {np.abs(table).max():.3g}, whose variance "
@@ -58,7 +63,9 @@ class StandardisedTargets:
                 f"{name} has shape {y.shape} but the y of the training has shape "
                 f"{('n_samples', *self.shape)}; pass the same outputs.".replace("'", "")
             )
-        return (y.reshape(len(y), -1) - self.mean) / self.scale
+        encoded = y.reshape(len(y), -1) - self.mean
+        encoded /= self.scale
+        return encoded
 
     def decode(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
         """Give predictions in the units and the shape of y."""
@@ -95,8 +102,10 @@ class ClassTargets:
             )
         return cls(classes)
 
-    def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
-        """Give (n_samples, 1) or (n_samples, n_classes)."""
+    def encode(
+        self, y: NDArray[Any], name: str = "y", scale: float = 1.0
+    ) -> NDArray[np.float64] | OneHot:
+        """Give minus and plus the scale: (n_samples, 1) or (n_samples, n_classes)."""
         index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
         unknown = self.classes[index] != y
         if unknown.any():
@@ -105,10 +114,8 @@ class ClassTargets:
                 f"classes {self.classes.tolist()} of the training; leave its rows out."
             )
         if len(self.classes) == 2:
-            return np.where(index == 1, 1.0, -1.0)[:, None]
-        encoded = np.full((len(y), len(self.classes)), -1.0)
-        encoded[np.arange(len(y)), index] = 1.0
-        return encoded
+            return np.where(index == 1, scale, -scale)[:, None]
+        return OneHot(torch.from_numpy(index), len(self.classes), scale)
 
     @staticmethod
     def index(scores: NDArray[Any]) -> NDArray[np.intp]:

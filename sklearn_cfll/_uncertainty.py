@@ -91,7 +91,7 @@ class ErrorBars(BaseCFLL):
             everywhere = np.empty((len(rows.X), *predictions.shape[1:]))
             unseen = np.setdiff1d(np.arange(len(rows.X)), rows.index)
             everywhere[rows.index] = predictions
-            outputs = self._run(self._network, rows.X[unseen])
+            outputs = self._run(rows.X[unseen], *self._predicting_head())
             everywhere[unseen] = self._targets.decode(outputs)
             predictions = everywhere
         self.loo_predictions_ = predictions
@@ -105,7 +105,7 @@ class ErrorBars(BaseCFLL):
     # Using ----------------------------------------------------------------------
 
     def _features(self, X: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(self._run(self.net_.module_.backbone, X))
+        return torch.from_numpy(self._run(X))
 
     def leverage(self, X: Any) -> NDArray[np.float64]:
         """Variance of the head's predictions in units of the noise's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
@@ -19,7 +18,7 @@ from sklearn.utils.validation import _check_y, column_or_1d
 from torch import Tensor
 
 from sklearn_cfll._docs import document
-from sklearn_cfll._logits import LinearLogits, both_sides, calibrate
+from sklearn_cfll._logits import LinearLogits, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._sets import PredictionSets
@@ -27,7 +26,6 @@ from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.losses import TrueClassWeight, accuracy
 from sklearn_cfll.net import CFLLNet
-from sklearn_cfll.network import Network
 
 
 @document
@@ -190,8 +188,8 @@ class CFLLClassifier(ClassifierMixin, PredictionSets):
         super()._learn_targets(y, weight)
         self.classes_ = self._targets.classes
 
-    def _encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
-        return self.target_scale * super()._encode(y, name)
+    def _encode(self, y: NDArray[Any], name: str = "y") -> Any:
+        return self._targets.encode(y, name, float(self.target_scale))
 
     @property
     def _loss_unit(self) -> float:
@@ -222,14 +220,9 @@ class CFLLClassifier(ClassifierMixin, PredictionSets):
         self.coef_ = logits.weight.double().cpu().numpy().T.copy()
         self.intercept_ = logits.bias.double().cpu().numpy().copy()
 
-    @property
-    def _network(self) -> Network:
-        network = self.net_.module_
-        head = copy.deepcopy(network.head)
+    def _predicting_head(self) -> tuple[Tensor, Tensor]:
         # Copies: these arrays may be read-only, as joblib's memory maps are.
-        head.weight = torch.tensor(self.coef_.T).to(head.weight)
-        head.bias = torch.tensor(self.intercept_).to(head.bias)
-        return Network(network.backbone, head)
+        return torch.tensor(self.coef_), torch.tensor(self.intercept_)
 
     # Using ----------------------------------------------------------------------
 
@@ -276,7 +269,8 @@ class CFLLClassifier(ClassifierMixin, PredictionSets):
         probabilities : array of shape (n_samples, n_classes)
             Columns as in ``classes_``; rows sum to one.
         """
-        probabilities: NDArray[np.float64] = softmax(
-            both_sides(self._raw_predictions(X)), axis=1
-        )
+        logits = self._raw_predictions(X)
+        if logits.shape[1] == 1:
+            return np.hstack([expit(-logits), expit(logits)])
+        probabilities: NDArray[np.float64] = softmax(logits, axis=1)
         return probabilities

@@ -55,7 +55,7 @@ default="silu"
         network. Chosen since it lowered the test error of every kind of table.
     n_frequencies : int, default=16
         Cosines of each column.
-    frequency_scale : float, default=0.1
+    frequency_scale : float, default=0.05
         Standard deviation of the first frequencies, in periods to a standard
         deviation of the column: the larger, the rougher are the first functions.
     embedding_size : int, default=3
@@ -101,7 +101,7 @@ default="silu"
         normalize: bool = True,
         embedding: str | None = "auto",
         n_frequencies: int = 16,
-        frequency_scale: float = 0.1,
+        frequency_scale: float = 0.05,
         embedding_size: int = 3,
     ) -> None:
         self.width = width

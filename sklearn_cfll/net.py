@@ -198,7 +198,10 @@ class CFLLNet(TrainingStep):
         if training:
             self.n_steps_ = max(1, self.epochs_ * n_batches)
             if isinstance(dataset, TensorBatches):
-                self.recovery_.set_energy(dataset.encoded)
+                targets = dataset.encoded
+                if not isinstance(targets, Tensor):
+                    targets = targets[:1]  # of classes; each row has the same energy
+                self.recovery_.set_energy(targets)
         return iterator
 
     # Training -------------------------------------------------------------------

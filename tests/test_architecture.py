@@ -27,6 +27,7 @@ ORDER = [
     "head",
     "updates",
     "kalman",
+    "one_hot",
     "batches",
     "layers",
     "backbones",

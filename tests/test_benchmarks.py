@@ -251,6 +251,55 @@ def test_paper_claims_compares_all_methods_and_saves_a_picture(tmp_path):
     assert picture.startswith(b"\x89PNG")
 
 
+def test_growth_measures_each_fit_and_gives_the_exponent_in_rows(tmp_path):
+    printed = run_quickly("benchmarks/growth.py", tmp_path, "--output", "tables")
+    folder = tmp_path / "tables"
+    runs = pd.read_csv(folder / "growth.csv")
+    counts = {"rows": 4, "outputs": 1, "classes": 1, "features": 1}
+    assert runs["sweep"].value_counts().to_dict() == counts
+    assert (runs[["processor", "wall"]] > 0).all(axis=None)
+    assert not (runs["peak"] > 500).any()
+    rst = (folder / "growth.rst").read_text()
+    for seconds in runs["processor"]:
+        assert f"     - {seconds:.1f}\n" in rst
+    for task in ("regression", "classification"):
+        own = runs[(runs["sweep"] == "rows") & (runs["task"] == task)]
+        logs = np.log(own[["size", "processor"]].to_numpy())
+        gaps = logs - logs.mean(0)
+        slope = gaps.prod(1).sum() / (gaps[:, 0] ** 2).sum()
+        assert f"{task}: {slope:.2f}, nan" in printed
+    again = run_quickly("benchmarks/growth.py", tmp_path, "--output", "tables")
+    assert printed.endswith(again)  # measured once, reported twice
+    assert (folder / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_peak_of_memory_is_what_the_call_held_at_most(benchmark_module):
+    def hold(megabytes):
+        np.ones(megabytes * 125_000).sum()
+        np.ones(125_000).sum()
+
+    measure = benchmark_module("_memory").measure
+    small, large = (measure(lambda size=size: hold(size))["peak"] for size in (1, 200))
+    if not np.isnan(small):  # where the system counts it
+        assert small < 20
+        assert 190 < large < 220
+
+
+def test_predict_relates_each_call_to_the_faster_bare_one(tmp_path):
+    printed = run_quickly("benchmarks/predict.py", tmp_path, "--output", "tables")
+    folder = tmp_path / "tables"
+    results = pd.read_csv(folder / "predict.csv")
+    assert results["rows"].tolist() == [1, 100, 3_000]
+    rst = (folder / "predict.rst").read_text()
+    for _, row in results.iterrows():
+        bare = min(row["bare, in chunks"], row["bare, one call"])
+        seconds = row["regressor, predict"]
+        cell = f"{1e6 * seconds:,.0f}, x {seconds / bare:.2f}"
+        assert cell in printed
+        assert f"     - {cell}\n" in rst
+    assert (folder / "predict.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_stress_ends_in_fits_and_documented_refusals(tmp_path):
     printed = run_quickly("benchmarks/stress.py", tmp_path)
     counts = dict(re.findall(r"^(\w[\w ]*?) +(\d+)$", printed, re.M))

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from small_models import classifier
 from torch import nn
 
+from sklearn_cfll import _logits as logits_module
 from sklearn_cfll._logits import ClassRows, fit_blend, fit_logistic
 
 # Fitting ---------------------------------------------------------------------------
@@ -202,3 +203,21 @@ def test_log_loss_can_be_watched_from_the_first_fit_on(split):
     assert all(-np.log(len(model.classes_)) < score < 0 for score in scores)
     # The head is solved once more, and the logits are calibrated.
     assert -log_loss(y_test, model.predict_proba(X_test)) > max(scores)
+
+
+def test_many_classes_are_blended_by_fewer_held_out_rows(monkeypatch):
+    seen = []
+    whole = logits_module.fit_blend
+
+    def watching(parts, index, weight):
+        seen.append(len(index))
+        return whole(parts, index, weight)
+
+    monkeypatch.setattr(logits_module, "fit_blend", watching)
+    X, y = load_digits(return_X_y=True)
+    rows = {"X_val": X[900:1400], "y_val": y[900:1400]}
+    for logits, least in ((2**22, 1), (10 * 200, 1), (10 * 200, 300)):
+        monkeypatch.setattr(logits_module, "_MOST_HELD_OUT_LOGITS", logits)
+        monkeypatch.setattr(logits_module, "_LEAST_HELD_OUT_ROWS", least)
+        classifier(max_epochs=1).fit(X[:900], y[:900], **rows)
+    assert seen == [500, 200, 300]

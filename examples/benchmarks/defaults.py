@@ -27,7 +27,7 @@ SETTINGS = {
     "embedding=None": {"backbone": MLP(embedding=None)},
     "n_frequencies=8": {"backbone": MLP(n_frequencies=8)},
     "embedding_size=7": {"backbone": MLP(embedding_size=7)},
-    "frequency_scale=0.05": {"backbone": MLP(frequency_scale=0.05)},
+    "frequency_scale=0.1": {"backbone": MLP(frequency_scale=0.1)},
     "frequency_scale=0.2": {"backbone": MLP(frequency_scale=0.2)},
     "width=128": {"backbone": MLP(width=128)},
     "dropout=0.1": {"backbone": MLP(dropout=0.1)},
