@@ -135,7 +135,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             alpha=alpha,
             pooled=is_classifier(self),
             loss_unit=self._loss_unit,
-            leave_out=bool(self.store_loo),
+            leave_out=self.store_loo,
         )
         self.alpha_path_ = self._described(errors)
         kept = alpha if chosen is None else chosen
@@ -277,6 +277,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         head = self.net_.module_.head
         return head.weight.mT, head.bias
 
+    store_loo: bool = False
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None
 

@@ -55,7 +55,6 @@ class Parameters(BaseEstimator):
         "callbacks": [None, list, tuple],
         "net_params": [None, dict],
         "warm_start": ["boolean"],
-        "store_loo": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -84,7 +83,6 @@ class Parameters(BaseEstimator):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
-        store_loo: bool = False,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -109,6 +107,5 @@ class Parameters(BaseEstimator):
         self.callbacks = callbacks
         self.net_params = net_params
         self.warm_start = warm_start
-        self.store_loo = store_loo
         self.random_state = random_state
         self.verbose = verbose

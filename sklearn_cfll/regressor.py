@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array
 
 from sklearn_cfll._docs import document
+from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._uncertainty import ErrorBars
@@ -66,7 +67,66 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
     True
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Parameters._parameter_constraints,
+        "store_loo": ["boolean"],
+    }
     _kind_of_targets = StandardisedTargets
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        alpha: Any = "auto",
+        prox: Any = (1.0, 100.0),
+        update_order: str = "head_first",
+        optimizer: Any = "adamw",
+        lr: Any = "auto",
+        weight_decay: float | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_schedule: Any = "cosine",
+        batch_size: Any = "auto",
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        scoring: Any = None,
+        dtype: str = "auto",
+        device: Any = "auto",
+        callbacks: Any = None,
+        net_params: dict[str, Any] | None = None,
+        warm_start: bool = False,
+        store_loo: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone,
+            alpha=alpha,
+            prox=prox,
+            update_order=update_order,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            optimizer_params=optimizer_params,
+            lr_schedule=lr_schedule,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            scoring=scoring,
+            dtype=dtype,
+            device=device,
+            callbacks=callbacks,
+            net_params=net_params,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.store_loo = store_loo
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         with numbers_wanted("y", "take CFLLClassifier for labels"):
@@ -129,7 +189,8 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
                 "return_std and return_cov are both True; ask for one of them (the "
                 "diagonal of the covariance is the square of the standard deviation)."
             )
-        predictions = self._targets.decode(self._raw_predictions(X))
+        outputs = self._raw_predictions(X)
+        predictions = self._targets.decode(outputs)
         if not (return_std or return_cov):
             return predictions
         return self._with_spread(X, predictions, covariance=return_cov)
