@@ -52,12 +52,14 @@ default="silu"
         learnt combinations of cosines of each numeric column, that is of each with
         more than two values in the training rows. "auto" is "periodic" for up to 256
         numeric columns, and None beyond, where the embedding would cost more than the
-        network. Chosen since it lowered the test error of every kind of table.
+        network. Chosen since it lowered the test error by a seventh, a mean over 28
+        tables.
     n_frequencies : int, default=16
         Cosines of each column.
     frequency_scale : float, default=0.05
         Standard deviation of the first frequencies, in periods to a standard
         deviation of the column: the larger, the rougher are the first functions.
+        Chosen over 0.1 for its log loss; most regressions were alike.
     embedding_size : int, default=3
         Combinations of each column's cosines.
 

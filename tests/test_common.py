@@ -35,6 +35,7 @@ OTHER_VALUES = {
     "callbacks": [("clipping", GradientNormClipping(2.0))],
     "net_params": {"max_epochs": 5},
     "warm_start": True,
+    "store_loo": True,
     "random_state": 3,
     "verbose": 1,
     "class_weight": {0: 2.0, 1: 1.0},

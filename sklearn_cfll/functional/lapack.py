@@ -26,8 +26,8 @@ _ROUTINES = {
     "d": (blas.dsyrk, lapack.dpotrf, blas.dtrsm),
 }
 
-# Under a pull as strong as this a solve in float32 errs by no more than the float32
-# predictions that it is for, about 1e-6 (docs/design/float32_solve.md).
+# Under a pull as strong as this a solve in float32 is wrong by about 1e-6, as are the
+# float32 predictions that it is for (docs/design/float32_solve.md).
 _STRONG_PULL = 1.0
 
 # There is no refinement then, and float32 is worth its conversions from here on.
