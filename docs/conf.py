@@ -27,6 +27,7 @@ exclude_patterns = [
     "benchmarks/leave_one_out.rst",
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
+    "benchmarks/peers_slow.rst",
     "benchmarks/predict.rst",
     "benchmarks/rate_range.rst",
     "benchmarks/step_cost.rst",
