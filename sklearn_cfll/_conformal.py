@@ -10,37 +10,76 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+# Coverages whose quantiles are kept, so that a model doesn't grow with its rows.
+_LEVELS = np.sort([*np.arange(1, 100) / 100, 0.005, 0.025, 0.975, 0.995, 0.999])
 
-@dataclass(frozen=True)
-class ConformalScores:
-    """Scores of the calibration rows, sorted; no row is kept.
+
+class Quantiles(NamedTuple):
+    """Order statistics of some scores: those of the levels that are kept, and the last.
 
     Attributes
     ----------
-    scores : tuple of tuples of arrays
-        For each group and output, the scores of the group's rows. What is
-        not-a-number is left out.
+    n_rows : int
+    values : array of shape (n_kept,)
+        The scores of the ranks that :func:`kept_ranks` gives.
+    """
+
+    n_rows: int
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64]) -> Quantiles:
+        """Sort scores (n,), without what is not-a-number."""
+        scores = np.sort(scores[~np.isnan(scores)])
+        return cls(len(scores), scores[kept_ranks(len(scores)) - 1])
+
+    def at(self, rank: int) -> float:
+        """Score of a rank, or of the next larger one that is kept."""
+        index = np.searchsorted(kept_ranks(self.n_rows), rank)
+        return float(self.values[index])
+
+
+def rank_of(coverage: Any, n_rows: int) -> Any:
+    """Rank of the score that a further row exceeds with the rest of the probability."""
+    # Without the rounding of the product, which may lift it above a whole number.
+    return np.ceil((n_rows + 1) * coverage - 1e-9).clip(1).astype(np.intp)
+
+
+def kept_ranks(n_rows: int) -> NDArray[np.intp]:
+    """Ranks, from 1 on, of the scores that are kept of so many."""
+    ranks = np.append(rank_of(_LEVELS, n_rows), n_rows)
+    return np.unique(ranks[ranks <= n_rows])
+
+
+@dataclass(frozen=True)
+class ConformalScores:
+    """Quantiles of the calibration rows' scores; no row is kept.
+
+    Attributes
+    ----------
+    scores : tuple of tuples of Quantiles
+        For each group and output, those of the group's rows.
     groups : array of shape (n_groups,) or None
         The groups' labels; None where there is one group alone.
     """
 
-    scores: tuple[tuple[NDArray[np.float64], ...], ...]
+    scores: tuple[tuple[Quantiles, ...], ...]
     groups: NDArray[Any] | None = None
 
     @classmethod
     def of(cls, scores: NDArray[np.float64], groups: Any = None) -> ConformalScores:
-        """Sort scores (n, k), by group where groups (n,) are given."""
+        """Take scores (n, k), by group where groups (n,) are given."""
         if groups is None:
-            return cls((_sorted_columns(scores),))
+            return cls((_columns(scores),))
         groups = read_groups(groups, scores)
         labels, index = np.unique(groups, return_inverse=True)
-        parts = (_sorted_columns(scores[index == i]) for i in range(len(labels)))
+        parts = (_columns(scores[index == i]) for i in range(len(labels)))
         return cls(tuple(parts), labels)
 
     def limits(
@@ -88,22 +127,21 @@ class ConformalScores:
             )
         return index
 
-    def _limit(self, column: NDArray[np.float64], coverage: float, i: int) -> float:
-        # Without the rounding of the product, which may lift it above a whole number.
-        rank = math.ceil((len(column) + 1) * coverage - 1e-9)
-        if rank <= len(column):
-            return float(column[max(rank, 1) - 1])
+    def _limit(self, column: Quantiles, coverage: float, i: int) -> float:
+        rank = int(rank_of(np.float64(coverage), column.n_rows))
+        if rank <= column.n_rows:
+            return column.at(rank)
         wanted = math.ceil(coverage / (1 - coverage) - 1e-9)
         where = "" if self.groups is None else f" of group {self.groups.tolist()[i]!r}"
         raise ValueError(
             f"coverage={coverage} needs at least {wanted} calibration rows{where}, got "
-            f"{len(column)}; hold out more rows (validation_fraction or X_val), pass "
+            f"{column.n_rows}; hold out more rows (validation_fraction or X_val), pass "
             "more to conformalize, or ask for less coverage."
         )
 
 
-def _sorted_columns(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    return tuple(np.sort(column[~np.isnan(column)]) for column in scores.T)
+def _columns(scores: NDArray[np.float64]) -> tuple[Quantiles, ...]:
+    return tuple(Quantiles.of(column) for column in scores.T)
 
 
 def read_groups(groups: Any, X: Any) -> NDArray[Any]:

@@ -96,7 +96,8 @@ class PredictionSets(BaseCFLL):
         rows; not for each class or region. With the rows that were held out in fit it
         is so only nearly, as these have also chosen the epoch and ``alpha`` and fitted
         the probabilities. With :meth:`conformalize` on fresh rows it is exact. Rows
-        count alike, whatever their weights.
+        count alike, whatever their weights. Of many calibration rows the quantiles of
+        whole per cents are kept, and a few more: other coverages are rounded up.
 
         References
         ----------

@@ -248,7 +248,9 @@ class ErrorBars(BaseCFLL):
         rows; not for each row or region. With the rows that were held out in fit it is
         so only nearly, as these have also chosen the epoch and ``alpha`` and fitted the
         noise: errors on them are a little small. With :meth:`conformalize` on fresh
-        rows it is exact. Rows count alike, whatever their weights.
+        rows it is exact. Rows count alike, whatever their weights. Of many calibration
+        rows the quantiles of whole per cents are kept, and a few more: other coverages
+        are rounded up.
 
         References
         ----------

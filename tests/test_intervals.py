@@ -84,6 +84,22 @@ def test_calibrated_intervals_cover_as_often_as_theory_says(model, restored):
     assert np.std(shares) == pytest.approx(0.042, abs=0.012)
 
 
+@pytest.mark.parametrize(
+    ("coverage", "rank"),
+    [(0.5, 1001), (0.9, 1801), (0.975, 1951), (0.901, 1821), (0.9994, 2000)],
+)
+def test_of_many_rows_the_quantiles_of_whole_per_cents_are_kept(
+    model, restored, coverage, rank
+):
+    restored(model)
+    X, y = draw_rows(2_000, 7)
+    model.conformalize(X, y)
+    predictions, deviation = model.predict(X, return_std=True)
+    limit = np.sort(np.abs(y - predictions) / deviation)[rank - 1]
+    half = np.diff(model.predict_interval(X, coverage))[:, 0] / 2
+    np.testing.assert_allclose(half, limit * deviation, rtol=1e-9)
+
+
 def test_groups_are_each_covered(model, restored):
     restored(model)
     X, y = draw_rows(20_000, 2)
