@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+# Values that a tally holds one by one.
+_MOST_NOTED = 64
+
 
 class SquaredLoss(nn.Module):
     """Weighted mean over samples, grid points and outputs of the squared error."""
@@ -76,24 +79,34 @@ class TrueClassWeight:
 class Tally:
     """Weighted mean of a per-batch value, which stays on the device until it is read.
 
-    A batch's value is only noted, since each operation on it would cost as much as
-    one on a small batch.
+    Values are noted and added up some at a time, since each operation on one would cost
+    as much as one on a small batch, and small tensors that live among large ones keep
+    the memory between them from being used again.
     """
 
     def __init__(self) -> None:
-        self.values: list[Tensor] = []
-        self.weights: list[Tensor | float] = []
+        self.total: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0
+        self._noted: list[tuple[Tensor, Tensor | float]] = []
 
     def add(self, value: Tensor, weight: Tensor | float) -> None:
         """Note a batch's mean with its weight."""
-        self.values.append(value)
-        self.weights.append(weight)
+        self._noted.append((value, weight))
+        if len(self._noted) >= _MOST_NOTED:
+            self._add_up()
 
     def mean(self) -> float:
         """Read the mean; the one synchronisation of a pass."""
-        values = torch.stack(self.values)
-        weights = torch.stack([torch.as_tensor(w).to(values) for w in self.weights])
-        return float(values @ weights / weights.sum())
+        if self._noted:
+            self._add_up()
+        return float(self.total / self.weight)
+
+    def _add_up(self) -> None:
+        values = torch.stack([value for value, _ in self._noted])
+        weights = torch.stack([torch.as_tensor(w).to(values) for _, w in self._noted])
+        self.total = self.total + values @ weights
+        self.weight = self.weight + weights.sum()
+        self._noted.clear()
 
 
 def r2_from_loss(

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sklearn_cfll import MLP, CFLLNet, CFLLRegressor
+from sklearn_cfll.losses import Tally
 
 N_ROWS, N_COLUMNS, N_OUTPUTS = 50, 4, 2
 
@@ -166,3 +167,19 @@ def test_a_diverging_training_ends_in_an_error_that_names_the_knobs(plain):
 def test_the_net_prints_nothing(plain, capfd):
     small_net(batch_size=16, max_epochs=2).fit(*plain).predict(plain[0][:16])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("n_batches", [1, 63, 64, 65, 1000])
+def test_a_tally_is_a_weighted_mean_and_holds_few_values(n_batches):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(n_batches, generator=generator, dtype=torch.float64)
+    weights = list(range(1, n_batches + 1))
+    tally = Tally()
+    most = 0
+    for value, weight in zip(values, weights, strict=True):
+        tally.add(value, weight)
+        most = max(most, len(tally._noted))
+    expected = np.average(values.numpy(), weights=weights)
+    assert tally.mean() == pytest.approx(expected, rel=1e-12)
+    assert tally.mean() == pytest.approx(expected, rel=1e-12)  # reading changes nothing
+    assert most < 64
