@@ -43,11 +43,24 @@ class Problem:
     max_epochs: int
     unit: float
 
+    def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
+        """Encode the targets anew, as those of the points of a grid."""
+        train, held_out = self.train, self.held_out
+        y, weight = train.chosen(train.y), train.chosen(train.weight)
+        estimator._learn_grid(y, weight, n_grid_axes)
+        self.batches.set_targets(estimator._encode(y))
+        if held_out is not None and self.held_out_batches is not None:
+            y = held_out.chosen(held_out.y)
+            self.held_out_batches.set_targets(estimator._encode(y, "y_val"))
+            self.held_out_batches.batch_size = min(
+                self.held_out_batches.batch_size, self.batches.batch_size
+            )
+
 
 def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
     """Hold rows out, encode the targets, and resolve what is "auto"."""
     seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-    place = _Place.of(estimator, len(train))
+    place = _Place.of(estimator, train)
     if held_out is None and _holds_out(estimator, len(train)):
         train, held_out = split_rows(
             train,
@@ -66,12 +79,15 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
         held_out_batches = place.batches(
             held_out,
             lambda y: estimator._encode(y, "y_val"),
-            batch_size=_HELD_OUT_BATCH,
+            # Of images and fields no more than the training holds at once.
+            batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
-    unit = _unit(train.chosen(train.weight))
+    unit = np.inf  # where weights are no counts, each row is left out whole
+    if not estimator._weights_are_relative:
+        unit = _unit(train.chosen(train.weight))
     return Problem(
         train, held_out, batches, held_out_batches, seed, int(max_epochs), unit
     )
@@ -86,9 +102,10 @@ class _Place:
     input_dtype: torch.dtype
 
     @classmethod
-    def of(cls, estimator: Any, n_samples: int) -> _Place:
+    def of(cls, estimator: Any, rows: Rows) -> _Place:
         device = resolve_device(estimator.device)
-        dtype = resolve_dtype(estimator.dtype, n_samples, device, defaults.FLOAT64_ROWS)
+        most = defaults.FLOAT64_ROWS if rows.X.ndim == 2 else 0
+        dtype = resolve_dtype(estimator.dtype, len(rows), device, most)
         wide = as_backbone(estimator.backbone).takes_float64
         return cls(device, dtype, wide_dtype(device) if wide else dtype)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores, scores_or_error
-from sklearn_cfll._final import stream
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import points_of, stream
 from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
 from sklearn_cfll._validation import read_X
 from sklearn_cfll.functional.paths import AnyPath
@@ -46,22 +46,31 @@ class ErrorBars(BaseCFLL):
         )
         scale = self._targets.scale
         self.noise_ = self._shaped(variance.sqrt().numpy() * scale)
-        self._conformal = self._scores(rows, variance) if rows.held_out else None
+        self._conformal = None
+        if rows.held_out:
+            points = points_of(problem.held_out_batches or problem.batches)
+            self._conformal = self._scores(rows, variance, points)
         self.effective_dof_ = self._shaped(effective_dof(path, alpha).cpu().numpy())
         density = log_evidence(path, alpha, variance).cpu()
-        n_contrasts = problem.batches.n_samples - 1
+        n_contrasts = problem.batches.n_samples * points_of(problem.batches) - 1
         self.log_evidence_ = self._shaped(density.numpy() - n_contrasts * np.log(scale))
         for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
             delattr(self, name)  # of an earlier fit
         if self.store_loo:
             self._leave_one_out(net, problem, path, alpha)
 
-    def _scores(self, rows: UnseenRows, variance: Tensor) -> ConformalScores:
-        """Errors of held-out rows in units of their standard deviations."""
+    def _scores(
+        self, rows: UnseenRows, variance: Tensor, points: int
+    ) -> ConformalScores:
+        """Errors of held-out rows in units of their standard deviations.
+
+        Samples are exchangeable, the points of a grid are not: the largest counts.
+        """
         spread = variance * (1 + self.posterior_scale_ * rows.leverage)
         scores = rows.residual.abs() / spread.sqrt()
         scores[rows.weight.reshape(len(scores), -1).expand_as(scores) == 0] = np.nan
-        return ConformalScores.of(scores.numpy())
+        by_sample = scores.reshape(-1, points, scores.shape[1]).amax(1)
+        return ConformalScores.of(by_sample.numpy())
 
     def _leave_one_out(
         self, net: CFLLNet, problem: Problem, path: AnyPath, alpha: Tensor
@@ -105,7 +114,9 @@ class ErrorBars(BaseCFLL):
     # Using ----------------------------------------------------------------------
 
     def _features(self, X: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(self._run(X))
+        """Features (n, d) of rows, or of all points of grids."""
+        features = torch.from_numpy(self._run(X))
+        return features.reshape(-1, features.shape[-1])
 
     def leverage(self, X: Any) -> NDArray[np.float64]:
         """Variance of the head's predictions in units of the noise's.
@@ -120,14 +131,20 @@ class ErrorBars(BaseCFLL):
         Returns
         -------
         leverage : array of shape (n_samples,) or (n_samples, n_outputs)
-            One for each output where ``alpha_`` is.
+            One for each output where ``alpha_`` is, and on a grid for each point.
         """
         check_is_fitted(self)
-        leverage = self._leverage(read_X(self, X, reset=False))
-        return leverage[:, 0] if leverage.shape[1] == 1 else leverage
+        X = read_X(self, X, reset=False)
+        leverage = self._leverage(X)
+        if self._targets.n_grid_axes:
+            grid = self._raw_predictions(X).shape[:-1]
+            leverage = leverage.reshape(*grid, leverage.shape[1])
+        return leverage[..., 0] if leverage.shape[-1] == 1 else leverage
 
     def _leverage(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        slices = (X[start : start + _SLICE] for start in range(0, len(X), _SLICE))
+        points = X[0].size if self._targets.n_grid_axes else 1
+        size = max(1, _SLICE // points)
+        slices = (X[start : start + size] for start in range(0, len(X), size))
         parts = [self._posterior.leverage(self._features(part)) for part in slices]
         leverage: NDArray[np.float64] = torch.cat(parts).numpy()
         return leverage
@@ -149,6 +166,11 @@ class ErrorBars(BaseCFLL):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Add standard deviations, or covariances, to predictions."""
         X = read_X(self, X, reset=False)
+        if covariance and self._targets.n_grid_axes:
+            raise ValueError(
+                "return_cov=True is not available for targets on a grid, whose points "
+                "are too many; take return_std=True, or draws of sample_y."
+            )
         if covariance:
             return predictions, self._covariance(X)
         return predictions, self._deviation(X).reshape(predictions.shape)
@@ -209,8 +231,9 @@ class ErrorBars(BaseCFLL):
         check_consistent_length(predictions, y)
         self._encode(y)  # says what is wrong with another number of outputs
         deviation = self._deviation(read_X(self, X, reset=False))
-        errors = np.abs(y - predictions).reshape(deviation.shape)
-        self._conformal = ConformalScores.of(errors / deviation, groups)
+        scores = np.abs(y - predictions).reshape(deviation.shape) / deviation
+        scores = scores.reshape(len(y), -1, scores.shape[1]).max(1)
+        self._conformal = ConformalScores.of(scores, groups)
         return self
 
     def predict_interval(
@@ -233,7 +256,8 @@ class ErrorBars(BaseCFLL):
         Returns
         -------
         intervals : array of shape (n_samples, 2) or (n_samples, n_outputs, 2)
-            Lower and upper ends, in the units of y.
+            Lower and upper ends, in the units of y. On a grid they are a band, which
+            holds an output's whole field with this probability.
 
         Raises
         ------
@@ -261,5 +285,6 @@ class ErrorBars(BaseCFLL):
         predictions, deviation = self.predict(X, return_std=True)
         scores = scores_or_error(self._conformal)
         limits = scores.limits(coverage, predictions, groups)
-        half = limits.reshape(-1, *predictions.shape[1:]) * deviation
+        grid = [1] * self._targets.n_grid_axes
+        half = limits.reshape(-1, *grid, *self._targets.shape) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)

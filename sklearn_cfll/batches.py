@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 _CHUNK_NUMBERS = 2**22
 _CACHED_NUMBERS = 2**18
 _CHUNK_ROWS = 1024
+_CHANNELS = 16
 
 
 class TensorBatches(Dataset):
@@ -95,6 +97,15 @@ class TensorBatches(Dataset):
         if values is None:
             return None
         return share_memory(values).to(self.device, self.dtype)
+
+    def set_targets(self, targets: ArrayLike) -> None:
+        """Take other targets for the same rows.
+
+        Parameters
+        ----------
+        targets : array of shape (n_samples, ...)
+        """
+        self.targets = self._placed(targets)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -173,7 +184,7 @@ class TensorBatches(Dataset):
         X : Tensor of shape (n_chunk, ...)
         rows : slice
         """
-        numbers = max(1, numbers_per_row, *self.sample_shape)
+        numbers = max(1, numbers_per_row, numbers_in(self.sample_shape))
         for rows in chunk_slices(self.n_samples, numbers, self.device):
             source = self._source[rows if self._rows is None else self._rows[rows]]
             yield source.to(self.device, self.input_dtype), rows
@@ -252,6 +263,15 @@ class TensorBatches(Dataset):
             input_dtype=self.input_dtype,
             device=self.device,
         )
+
+
+def numbers_in(sample_shape: tuple[int, ...]) -> int:
+    """Numbers that a network holds for a sample of X, about.
+
+    The layers for an image or a field have channels at each of its points.
+    """
+    numbers = math.prod(sample_shape)
+    return numbers if len(sample_shape) < 2 else _CHANNELS * numbers
 
 
 def chunk_slices(n_rows: int, numbers: int, device: torch.device) -> Iterator[slice]:

@@ -7,14 +7,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
 from sklearn_cfll._docs import document
+from sklearn_cfll._grids import relative_weights
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._uncertainty import ErrorBars
-from sklearn_cfll._validation import numbers_wanted
+from sklearn_cfll._validation import numbers_wanted, read_weights
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
@@ -26,7 +29,11 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
     {parameters}
     store_loo : bool, default=False
         Keep the leave-one-out predictions of the training rows, and their score. It
-        costs a further pass over the rows.
+        costs a further pass over the rows. Not for targets on a grid.
+    sample_norm : None or "relative", default=None
+        "relative" weighs each sample by the inverse of its targets' mean square, in
+        addition to ``sample_weight``, so that the loss is the squared relative L2
+        error of a field. All outputs then have one scale.
 
     Attributes
     ----------
@@ -70,6 +77,7 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Parameters._parameter_constraints,
         "store_loo": ["boolean"],
+        "sample_norm": [None, StrOptions({"relative"})],
     }
     _kind_of_targets = StandardisedTargets
 
@@ -98,6 +106,7 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
         store_loo: bool = False,
+        sample_norm: str | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -127,18 +136,52 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
             verbose=verbose,
         )
         self.store_loo = store_loo
+        self.sample_norm = sample_norm
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         with numbers_wanted("y", "take CFLLClassifier for labels"):
             y = check_array(
-                y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
-            )
-        if y.ndim > 2:
-            raise ValueError(
-                f"y has shape {y.shape}; it must be (n_samples,) or "
-                "(n_samples, n_outputs)."
+                y,
+                ensure_2d=False,
+                allow_nd=True,
+                dtype=np.float64,
+                input_name="y",
+                estimator=self,
             )
         return y
+
+    def _read_weights(
+        self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
+    ) -> Any:
+        weight = super()._read_weights(sample_weight, X, y, reset=reset)
+        if self.sample_norm is None:
+            return weight
+        return relative_weights(y, weight)
+
+    @property
+    def _weights_are_relative(self) -> bool:
+        return self.sample_norm is not None
+
+    def _learn_targets(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
+        self._learn_grid(y, weight, 0)
+
+    def _learn_grid(
+        self, y: NDArray[Any], weight: NDArray[Any] | None, n_grid_axes: int
+    ) -> None:
+        """Learn how to encode y, on a grid of so many axes."""
+        if n_grid_axes and self.store_loo:
+            raise ValueError(
+                "store_loo=True is not available for targets on a grid, whose points "
+                "resemble each other; leave it out, and hold samples out instead "
+                "(early_stopping=True or X_val)."
+            )
+        self._targets = StandardisedTargets.fitted(
+            y,
+            weight,
+            n_grid_axes=n_grid_axes,
+            shared_scale=self._weights_are_relative,
+        )
+        self.n_outputs_ = self._targets.n_outputs
 
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         head = net.module_.head
@@ -172,7 +215,8 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             In the units and the shape of the y of fit, in float64.
         y_std : array like y
-            With ``return_std``: of the head's posterior and the noise together.
+            With ``return_std``: of the head's posterior and the noise together; on a
+            grid that of each point by itself.
         y_cov : array of shape (n_samples, n_samples) or (..., n_outputs)
             With ``return_cov``: its diagonal is the square of the standard deviations.
 
@@ -194,6 +238,33 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         if not (return_std or return_cov):
             return predictions
         return self._with_spread(X, predictions, covariance=return_cov)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute R2, the coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like
+            In the shape that :meth:`predict` gives.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            The mean over the outputs. The points of a grid count as rows.
+        """
+        predictions = self.predict(X)
+        if not self._targets.n_grid_axes:
+            return float(r2_score(y, predictions, sample_weight=sample_weight))
+        y = self._read_targets(y)
+        if y.shape != predictions.shape:
+            raise ValueError(
+                f"y has shape {y.shape} but the predictions for X have shape "
+                f"{predictions.shape}; pass the targets of the same samples and points."
+            )
+        weight = read_weights(sample_weight, predictions)
+        return self._targets.score(predictions, y, weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
