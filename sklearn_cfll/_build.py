@@ -32,6 +32,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
     """Make the skorch net, with a new network or a copy of a trained one."""
     batches, held_out = problem.batches, problem.held_out_batches
     network = _network(estimator, problem, trained)
+    problem.encode_held_out(estimator)
     factory, lr, params = _optimizer(estimator, network)
     callbacks = _callbacks(estimator, held_out is not None)
     schedule = estimator.lr_schedule

@@ -45,16 +45,20 @@ class Problem:
 
     def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
         """Encode the targets anew, as those of the points of a grid."""
-        train, held_out = self.train, self.held_out
-        y, weight = train.chosen(train.y), train.chosen(train.weight)
+        y, weight = (
+            self.train.chosen(part) for part in (self.train.y, self.train.weight)
+        )
         estimator._learn_grid(y, weight, n_grid_axes)
         self.batches.set_targets(estimator._encode(y))
-        if held_out is not None and self.held_out_batches is not None:
-            y = held_out.chosen(held_out.y)
+        held_out = self.held_out_batches
+        if held_out is not None:
+            held_out.batch_size = min(held_out.batch_size, self.batches.batch_size)
+
+    def encode_held_out(self, estimator: Any) -> None:
+        """Encode the held-out targets, once it is known whether they are on a grid."""
+        if self.held_out is not None and self.held_out_batches is not None:
+            y = self.held_out.chosen(self.held_out.y)
             self.held_out_batches.set_targets(estimator._encode(y, "y_val"))
-            self.held_out_batches.batch_size = min(
-                self.held_out_batches.batch_size, self.batches.batch_size
-            )
 
 
 def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
@@ -78,7 +82,7 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
     if held_out is not None:
         held_out_batches = place.batches(
             held_out,
-            lambda y: estimator._encode(y, "y_val"),
+            lambda y: None,  # later, by encode_held_out
             # Of images and fields no more than the training holds at once.
             batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )

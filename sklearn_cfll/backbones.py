@@ -96,7 +96,8 @@ class TorchBackbone(Backbone):
         -------
         params : dict
         """
-        names = (*self._OWN, *self._names)
+        own = ("factory",) if self.feature_axis == -1 else self._OWN
+        names = (*own, *self._names)
         return {name: getattr(self, name) for name in names}
 
     def set_params(self, **params: Any) -> TorchBackbone:

@@ -84,10 +84,7 @@ class TensorBatches(Dataset):
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
         self.targets: Tensor | OneHot | None
-        if isinstance(targets, OneHot):
-            self.targets = targets.to(self.device, self.dtype)
-        else:
-            self.targets = self._placed(targets)
+        self.set_targets(targets)
         self.sample_weight = self._placed(sample_weight)
         if self.device.type != "cpu" or self.batch_size == self.n_samples:
             source = self._source if self._rows is None else self._source[self._rows]
@@ -98,14 +95,17 @@ class TensorBatches(Dataset):
             return None
         return share_memory(values).to(self.device, self.dtype)
 
-    def set_targets(self, targets: ArrayLike) -> None:
+    def set_targets(self, targets: ArrayLike | Tensor | OneHot | None) -> None:
         """Take other targets for the same rows.
 
         Parameters
         ----------
-        targets : array of shape (n_samples, ...)
+        targets : array, Tensor or OneHot of shape (n_samples, ...), or None
         """
-        self.targets = self._placed(targets)
+        if isinstance(targets, OneHot):
+            self.targets = targets.to(self.device, self.dtype)
+        else:
+            self.targets = self._placed(targets)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

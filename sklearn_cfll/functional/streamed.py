@@ -6,7 +6,6 @@ float64: for the points of large grids.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 
 import torch
@@ -42,9 +41,10 @@ def streamed_update(
     head : ProximalHead
         Arbitrary where it is not ``solved``.
     """
-    moments = functools.reduce(
-        Moments.merge, (_of_residual(part, weight, bias) for part in parts)
-    )
+    each = (_of_residual(part, weight, bias) for part in parts)
+    moments = next(each)
+    for part in each:
+        moments = moments.merge(part)
     energy, mean, rest = moments.energy, moments.feature_mean, moments.target_mean
     pull = like(energy, prox) * energy
     ridge = like(energy, alpha).reshape(1, -1) * energy
