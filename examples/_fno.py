@@ -55,7 +55,7 @@ def closed_form(n_modes, width=32, **params):
     """Make the regressor; data without noise want a loose pull and a small ridge."""
     settings = {
         "batch_size": 10,
-        "prox": (0.01, 1.0),
+        "prox": (0.001, 0.1),
         "alpha": 1e-5,
         "lr": 0.01,
         "sample_norm": "relative",

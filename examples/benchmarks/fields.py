@@ -1,12 +1,11 @@
 """Fourier neural operators: the closed form against training end to end.
 
 The same network of the neuraloperator package maps fields to fields, on the equations
-of ``examples/_fields.py``. End to end it is trained in two ways: by the package's recipe,
-Adam on the relative L2 error, and by AdamW on its square. Each has its best of four
-rates, by the error on validation samples at the first seed. The closed form has one
-setting for all equations, chosen on validation samples of Burgers' equation. Errors are
-on test samples from another seed. Results go to a file, a line a run; what is in it is
-not run again.
+of ``examples/_fields.py``. End to end it is trained by the package's recipe, Adam on
+the relative L2 error, and by AdamW on its square. Each has its best of four rates, by
+the error on validation samples at the first seed. The closed form has one setting for
+all equations, chosen on other samples of Burgers' equation. Errors are on test samples.
+Results go to a file, a line a run; what is in it is not run again.
 
     python examples/benchmarks/fields.py --problem burgers --output fields.jsonl
 """
