@@ -118,7 +118,6 @@ def test_random_fields_have_their_covariance(solvers):
 @pytest.mark.parametrize("script", ["plot_fno_burgers.py", "plot_fno_darcy.py"])
 @pytest.mark.filterwarnings("ignore::UserWarning:neuralop")
 def test_an_operator_is_trained_in_each_way(script, tmp_path):
-    pytest.importorskip("neuralop", exc_type=ImportError)
     computed, printed = run_quickly(script, tmp_path)
     errors = re.findall(r"relative L2 (0\.\d{4}) after", printed)
     assert len(errors) == 3
