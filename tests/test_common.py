@@ -36,6 +36,7 @@ OTHER_VALUES = {
     "net_params": {"max_epochs": 5},
     "warm_start": True,
     "store_loo": True,
+    "sample_norm": "relative",
     "random_state": 3,
     "verbose": 1,
     "class_weight": {0: 2.0, 1: 1.0},
