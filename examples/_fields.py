@@ -195,8 +195,8 @@ def make_darcy(n_samples, grid=32, *, fine=64, seed=0):
     Returns
     -------
     coefficient, pressure : array of shape (n_samples, grid, grid)
-        The coefficient is 12 where a Gaussian field is positive, and 3 elsewhere; both
-        are means over blocks of cells.
+        The coefficient is 12 where a Gaussian field is above its mean, and 3 elsewhere;
+        both are means over blocks of cells.
     """
     fields = random_fields(
         (n_samples, 2 * fine, 2 * fine),
@@ -205,7 +205,8 @@ def make_darcy(n_samples, grid=32, *, fine=64, seed=0):
         inverse_length=3.0,
         random=np.random.default_rng(seed),
     )[:, :fine, :fine]  # a quarter, which isn't periodic
-    coefficient = np.where(fields > 0, 12.0, 3.0)
+    means = fields.mean((1, 2), keepdims=True)  # so that no medium is of one kind
+    coefficient = np.where(fields > means, 12.0, 3.0)
     pressure = np.stack([solve_darcy(one) for one in coefficient])
     return block_means(coefficient, grid), block_means(pressure, grid)
 

@@ -23,7 +23,7 @@ GRID, MODES = 16, (8, 8)
 # %%
 # Fields
 # ------
-# The permeability is 12 where a Gaussian field is positive, and 3 elsewhere. Finite
+# The permeability is 12 where a Gaussian field is above its mean, and 3 elsewhere. Finite
 # volumes on 64 x 64 cells give the pressure; both are means over blocks. X is
 # (n_samples, channels, rows, columns), y is (n_samples, rows, columns).
 
