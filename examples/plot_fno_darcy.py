@@ -23,8 +23,8 @@ GRID, MODES = 16, (8, 8)
 # %%
 # Fields
 # ------
-# The permeability is 12 where a Gaussian field is above its mean, and 3 elsewhere. Finite
-# volumes on 64 x 64 cells give the pressure; both are means over blocks. X is
+# The permeability is 12 where a Gaussian field is above its mean, and 3 elsewhere.
+# Finite volumes on 64 x 64 cells give the pressure; both are means over blocks. X is
 # (n_samples, channels, rows, columns), y is (n_samples, rows, columns).
 
 torch.set_num_threads(1)
@@ -64,8 +64,8 @@ for name, settings in METHODS.items():
     print(f"{name:<24} relative L2 {np.mean(errors):.4f} after {seconds:5.1f} s")
 
 # %%
-# On a finer grid the same network does worse than on its own: the coefficient is a mean
-# over blocks of cells, which differ with the grid.
+# The same network on a finer grid. There the coefficient is another function, since it
+# is a mean over smaller blocks.
 
 finer = draw(100, 2, 2 * GRID)
 error = relative_error(model.predict(finer[0]), finer[1])
