@@ -32,11 +32,11 @@ def stream(net: CFLLNet, batches: TensorBatches) -> Any:
     network = net.module_
     n_features, n_outputs = network.head.weight.shape
     numbers = n_features + n_outputs
-    if net.output_weight is not None:
+    weight = batches.sample_weight
+    if net.output_weight is not None or (weight is not None and weight.ndim > 1):
         numbers = n_features * n_outputs  # features in each output's own basis
     for X, rows in batches.chunks(numbers):
         features = network.backbone(X)
-        weight = batches.sample_weight
         targets = batches.encoded[rows]
         yield as_rows(features, targets, None if weight is None else weight[rows])
 
@@ -187,6 +187,9 @@ def solve_head(
         errors = leave_one_out_errors(net, path, problem, candidates, pooled)
     if automatic:
         score = errors.mean(1, keepdim=True) if pooled else errors
+        # What no held-out row has a target for follows the other outputs.
+        unknown = (score == 0).all(0)
+        score = torch.where(unknown, score.mean(1, keepdim=True), score)
         best = _largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])

@@ -55,6 +55,8 @@ class Parameters(BaseEstimator):
         "callbacks": [None, list, tuple],
         "net_params": [None, dict],
         "warm_start": ["boolean"],
+        "stream_epochs": [Interval(Integral, 0, None, closed="left")],
+        "forgetting": [Interval(Real, 0, 1, closed="right")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -83,6 +85,9 @@ class Parameters(BaseEstimator):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
+        stream_epochs: int = 1,
+        forgetting: float = 1.0,
+        missing_targets: str = "error",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -107,5 +112,8 @@ class Parameters(BaseEstimator):
         self.callbacks = callbacks
         self.net_params = net_params
         self.warm_start = warm_start
+        self.stream_epochs = stream_epochs
+        self.forgetting = forgetting
+        self.missing_targets = missing_targets
         self.random_state = random_state
         self.verbose = verbose

@@ -126,6 +126,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
+        stream_epochs: int = 1,
+        forgetting: float = 1.0,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -151,6 +153,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             callbacks=callbacks,
             net_params=net_params,
             warm_start=warm_start,
+            stream_epochs=stream_epochs,
+            forgetting=forgetting,
             random_state=random_state,
             verbose=verbose,
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
+from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._validation import numbers_wanted
@@ -23,6 +25,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural network regressor whose last layer is solved in closed form.
 
     {parameters}
+    missing_targets : {"error", "ignore"}, default="error"
+        "ignore" takes not-a-number in y for a target that isn't known: each output is
+        trained and solved on the rows that have it. The outputs then have a solve each:
+        with k of them and d features a step's solve costs k times as much, and the last
+        one takes memory ``O(k d^2)``.
 
     Attributes
     ----------
@@ -45,12 +52,22 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     True
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Parameters._parameter_constraints,
+        "missing_targets": [StrOptions({"error", "ignore"})],
+    }
     _kind_of_targets = StandardisedTargets
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
+        finite: Any = True if self.missing_targets == "error" else "allow-nan"
         with numbers_wanted("y", "take CFLLClassifier for labels"):
             y = check_array(
-                y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
+                y,
+                ensure_2d=False,
+                dtype=np.float64,
+                ensure_all_finite=finite,
+                input_name="y",
+                estimator=self,
             )
         if y.ndim > 2:
             raise ValueError(
@@ -58,6 +75,15 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 "(n_samples, n_outputs)."
             )
         return y
+
+    def _read_weights(
+        self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
+    ) -> Any:
+        weight = super()._read_weights(sample_weight, X, y, reset=reset)
+        absent = np.isnan(y).reshape(len(y), -1).all(1)
+        if not absent.any():
+            return weight
+        return np.where(absent, 0.0, 1.0 if weight is None else weight)
 
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         head = net.module_.head
