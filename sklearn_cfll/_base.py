@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from sklearn_cfll._device import device_or_cpu, lapack_on_one_thread, seeded
 from sklearn_cfll._final import solve_head
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._sums import HeadSums
 from sklearn_cfll._validation import (
     Rows,
     check_alpha,
@@ -92,7 +94,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             interrupted (Ctrl-C), which leaves a fitted estimator, and where the
             backbone's features don't vary.
         """
-        with _all_or_nothing(self):
+        with all_or_nothing(self):
             again = self.warm_start and hasattr(self, "net_")
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
@@ -127,17 +129,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _finish(self, net: CFLLNet, problem: Problem) -> None:
         """Solve the exact head over all rows, and publish what was learnt."""
-        head = net.module_.head
-        alpha = check_alpha(self.alpha, head.weight.shape[1])
-        path, chosen = solve_head(
-            net,
-            problem,
-            alpha=alpha,
-            pooled=is_classifier(self),
-            loss_unit=self._loss_unit,
-        )
-        kept = alpha if chosen is None else chosen
-        self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
+        path = self._solve(net, problem)
         self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
@@ -149,9 +141,35 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         self._publish(net, problem, path)
         net.release()
 
+    def _solve(self, net: CFLLNet, problem: Problem) -> AnyPath:
+        """Solve the exact head over all rows."""
+        head = net.module_.head
+        alpha = check_alpha(self.alpha, head.weight.shape[1])
+        path, chosen = solve_head(
+            net,
+            problem,
+            alpha=alpha,
+            pooled=is_classifier(self),
+            loss_unit=self._loss_unit,
+        )
+        kept = alpha if chosen is None else chosen
+        self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
+        self._sums = HeadSums.of(path.moments, problem)
+        return path
+
     def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
         """Predict by a net from now on."""
         self.net_, self._input_dtype = net, input_dtype
+
+    def _as_trained(self, **params: Any) -> Any:
+        """Give a view of the estimator by which trained parts are used further.
+
+        No rows are held out, and the precision is that of the training.
+        """
+        view = copy.copy(self)
+        dtype = str(self._sums.dtype).removeprefix("torch.")
+        vars(view).update(early_stopping=False, dtype=dtype, **params)
+        return view
 
     # Using ----------------------------------------------------------------------
 
@@ -271,7 +289,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
 
 @contextmanager
-def _all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
+def all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
     """Give a fit that fails no trace: what was fitted before stands as it was."""
     before = dict(vars(estimator))
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import (
+    AnyMoments,
     AnyPath,
     errors_of,
     merge,
@@ -25,6 +26,10 @@ from sklearn_cfll.net import CFLLNet
 
 # Relative to the mean feature energy, thus the same for every backbone.
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
+
+# Predictions that leave-one-out makes for each ridge; rows are sampled from there on.
+_MOST_LEFT_OUT = 2**21
+_LEAST_SAMPLE = 2_000
 
 
 def stream(net: CFLLNet, batches: TensorBatches) -> Any:
@@ -42,8 +47,8 @@ def stream(net: CFLLNet, batches: TensorBatches) -> Any:
 
 
 @torch.no_grad()
-def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
-    """Ridge path over all training rows, streamed through the moments."""
+def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
+    """Moments of the backbone's features and of the targets, over all rows."""
     parts = (
         moments_of(features, targets, net.row_weights(targets, weight))
         for features, targets, weight in stream(net, batches)
@@ -54,7 +59,13 @@ def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
             "the trained backbone's features of the training rows are not finite, or "
             "their squares overflow; decrease lr, or scale X."
         )
-    path = path_of(moments)
+    return moments
+
+
+@torch.no_grad()
+def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
+    """Ridge path over all training rows, streamed through the moments."""
+    path = path_of(training_moments(net, batches))
     if path.flat and _varies(batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
@@ -132,7 +143,8 @@ def leave_one_out_errors(
     """
     path_errors = errors_of(path, pooled=pooled)
     errors: Any = 0.0
-    for features, targets, weight in stream(net, problem.batches):
+    batches = _sample(problem.batches)
+    for features, targets, weight in stream(net, batches):
         projected = path.project(features)
         targets = targets.to(projected)
         weight = _row_weights(weight, targets)
@@ -147,7 +159,16 @@ def leave_one_out_errors(
             )
         ]
         errors = errors + torch.stack(sums)
-    return errors / path.moments.weight_sum
+    share = batches.n_samples / problem.batches.n_samples
+    return errors / (share * path.moments.weight_sum)
+
+
+def _sample(batches: TensorBatches) -> TensorBatches:
+    """Rows that are enough to choose a ridge, where the outputs are many."""
+    most = max(_LEAST_SAMPLE, _MOST_LEFT_OUT // batches.encoded.shape[-1])
+    if batches.n_samples <= most:
+        return batches
+    return batches.take(np.linspace(0, batches.n_samples - 1, most))
 
 
 def _kept(unit: Tensor, leverage: Tensor) -> Tensor:
@@ -190,7 +211,7 @@ def solve_head(
         # What no held-out row has a target for follows the other outputs.
         unknown = (score == 0).all(0)
         score = torch.where(unknown, score.mean(1, keepdim=True), score)
-        best = _largest_of_the_best(score / loss_unit)
+        best = largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     head = net.module_.head
@@ -201,11 +222,16 @@ def solve_head(
             return path, None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
+    return path, as_parameter(alpha)
+
+
+def as_parameter(alpha: Any) -> Any:
+    """Give one ridge as a float, and one for each output as an array."""
     alpha = np.asarray(alpha, dtype=float).ravel()
-    return path, float(alpha[0]) if alpha.size == 1 else alpha
+    return float(alpha[0]) if alpha.size == 1 else alpha
 
 
-def _largest_of_the_best(score: Tensor) -> Tensor:
+def largest_of_the_best(score: Tensor) -> Tensor:
     """Row of the largest alpha whose score is the least, to a thousandth.
 
     Where the features interpolate, all small alphas score alike, and rounding alone

@@ -17,19 +17,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
 from torch import Tensor
 
-from sklearn_cfll._base import BaseCFLL
+from sklearn_cfll._class_streaming import ClassStreaming
 from sklearn_cfll._docs import document
 from sklearn_cfll._logits import LinearLogits, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll._transfer import Transfer
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.losses import TrueClassWeight, accuracy
 from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLClassifier(ClassifierMixin, BaseCFLL):
+class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer):
     """Neural network classifier whose last layer is solved in closed form.
 
     Squared loss on targets of minus one and one, one output for each class and a

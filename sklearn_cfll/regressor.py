@@ -10,18 +10,19 @@ from sklearn.base import RegressorMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
-from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._docs import document
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._targets import StandardisedTargets
+from sklearn_cfll._transfer import Transfer
 from sklearn_cfll._validation import numbers_wanted
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLRegressor(RegressorMixin, BaseCFLL):
+class CFLLRegressor(RegressorMixin, Streaming, Transfer):
     """Neural network regressor whose last layer is solved in closed form.
 
     {parameters}
@@ -80,6 +81,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
     ) -> Any:
         weight = super()._read_weights(sample_weight, X, y, reset=reset)
+        if self.missing_targets == "error":
+            return weight
         absent = np.isnan(y).reshape(len(y), -1).all(1)
         if not absent.any():
             return weight

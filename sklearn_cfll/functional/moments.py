@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,6 +95,39 @@ class Moments:
             factor * self.cross,
             factor * self.target_square,
         )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Moments:
+        """Moments on a device."""
+        return Moments(*(part.to(device, dtype) for part in vars(self).values()))
+
+    def moved(
+        self, weight: Tensor, bias: Tensor, alpha: float | Tensor, error: Tensor
+    ) -> Moments:
+        """Moments of the same features whose ridge solution is a given head.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (d, k)
+        bias : Tensor of shape (k,)
+        alpha : float or Tensor of shape (k,)
+        error : Tensor of shape (k,)
+            Mean squared error that the head shall have.
+        """
+        weight = weight.to(self.gram)
+        penalty = like(weight, alpha).reshape(1, -1) * self.energy * self.weight_sum
+        mapped, shrunk = self.gram @ weight, penalty * weight
+        square = (weight * (mapped + 2 * shrunk)).sum(0) + self.weight_sum * error
+        return replace(
+            self,
+            target_mean=self.feature_mean @ weight + bias.to(weight),
+            cross=mapped + shrunk,
+            target_square=square,
+        )
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs k."""
+        return len(self.target_mean)
 
     def error_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Mean squared error (k,) of a head, weight (d, k) and bias (k,), on the rows.

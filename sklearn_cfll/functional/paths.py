@@ -50,6 +50,29 @@ class MomentsByOutput:
         """Moments as they are when each row weighs ``factor`` times as much."""
         return MomentsByOutput(tuple(part.scaled(factor) for part in self.parts))
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> MomentsByOutput:
+        """Moments on a device."""
+        return MomentsByOutput(tuple(part.to(device, dtype) for part in self.parts))
+
+    def moved(
+        self, weight: Tensor, bias: Tensor, alpha: float | Tensor, error: Tensor
+    ) -> MomentsByOutput:
+        """Moments whose ridge solution is a given head, as :meth:`Moments.moved`."""
+        columns = zip(
+            self.parts,
+            weight.mT[..., None],
+            bias[:, None],
+            like(bias, alpha).expand(len(bias))[:, None],
+            (error / self._share)[:, None],
+            strict=True,
+        )
+        return MomentsByOutput(tuple(part.moved(*own) for part, *own in columns))
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs k."""
+        return len(self.parts)
+
     def holds(self, rest: MomentsByOutput) -> bool:
         """Whether these moments less others, ``rest``, can be those of rows."""
         pairs = zip(self.parts, rest.parts, strict=True)

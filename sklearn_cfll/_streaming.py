@@ -1,0 +1,255 @@
+"""Rows that come in chunks: backbone steps on each, and the exact head of all."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context, is_classifier
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_cfll._base import BaseCFLL, all_or_nothing
+from sklearn_cfll._build import build_net
+from sklearn_cfll._device import lapack_on_one_thread, seeded
+from sklearn_cfll._final import (
+    ALPHA_PATH,
+    as_parameter,
+    largest_of_the_best,
+    training_moments,
+)
+from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._sums import HeadSums, in_user_units
+from sklearn_cfll._transfer import with_new_head
+from sklearn_cfll._validation import Rows, check_alpha, check_prox, read_rows
+from sklearn_cfll.functional.paths import AnyPath, merge, path_of, remove
+from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.optimizers import has_learnable_parameters
+
+# Ridge where the backbone starts on a stream and moves with it: no rows are held out,
+# and few rows may not make a large head. Of 0.3, 0.1, 0.01 and 0.001 the best, or near
+# it, on the tables of docs/design/streaming.md.
+_MOVING_ALPHA = 0.1
+
+
+class Streaming(BaseCFLL):
+    """Adds rows to a fitted estimator, or to none, and removes them again."""
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Learn from further rows, which need not be kept.
+
+        The backbone makes ``stream_epochs`` passes over the rows. Then the head is
+        the exact one of all rows so far, those of fit included, from sums over them.
+        The first call builds the backbone and learns the scaling of X and y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            New rows; two at least in the first call.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, on one scale in all calls.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Where the data can't be used, or ``early_stopping`` is True: no rows of a
+            stream are held out.
+        """
+        return self._learn_chunk(X, y, sample_weight)
+
+    def _learn_chunk(self, X: Any, y: Any, sample_weight: Any) -> Any:
+        if self.early_stopping is True:
+            raise ValueError(
+                "partial_fit holds out no rows; set early_stopping='auto' or False."
+            )
+        with all_or_nothing(self):
+            first = not hasattr(self, "net_")
+            train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
+            if first:
+                self._start_targets(train)
+            view = self._as_streaming(first)
+            problem = state_problem(view, train, None)
+            before = None if first else self._before(problem)
+            with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):
+                net, stepped = self._advance(view, problem, first)
+                path = self._merge_head(net, problem, stepped)
+                self._adopt(net, problem.batches.input_dtype)
+                self._publish_streamed(net, problem, path, before)
+            net.release()
+        return self
+
+    def _start_targets(self, train: Rows) -> None:
+        """Learn from the first rows how to encode y."""
+        self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
+
+    def _as_streaming(self, first: bool) -> Any:
+        """Give a view of the estimator by which a chunk is trained on."""
+        prox = check_prox(self.prox, self.batch_size)
+        params: dict[str, Any] = {
+            # A stream has no end that schedules could go towards.
+            "lr_schedule": "constant",
+            "prox": prox[1] if isinstance(prox, tuple) else prox,
+            "max_epochs": self.stream_epochs,
+        }
+        if first:
+            view = copy.copy(self)
+            vars(view).update(early_stopping=False, **params)
+            return view
+        if isinstance(self.random_state, Integral):
+            entropy = [int(self.random_state), self._sums.n_calls]
+            seed = np.random.SeedSequence(entropy).generate_state(1)[0]
+            params["random_state"] = int(seed) % 2**31
+        return self._as_trained(**params)
+
+    def _advance(
+        self, view: Any, problem: Problem, first: bool
+    ) -> tuple[CFLLNet, bool]:
+        """Step on the backbone, or take it as it is; say whether it moved."""
+        if not first and self.stream_epochs == 0:
+            return with_new_head(self.net_, self.backbone_), False
+        net = build_net(view, problem, None if first else self.net_.module_)
+        net.fit(problem.batches, None)
+        net.module_.eval()
+        self.history_ = net.history
+        self.n_iter_ = len(net.history) + (0 if first else self.n_iter_)
+        self.n_recoveries_ = net.n_recoveries_ + (0 if first else self.n_recoveries_)
+        steps = self.stream_epochs > 0
+        return net, steps and has_learnable_parameters(net.module_.backbone)
+
+    def _merge_head(self, net: CFLLNet, problem: Problem, stepped: bool) -> AnyPath:
+        """Solve the head of the earlier rows and of these together."""
+        batches, n_rows = problem.batches, problem.batches.n_samples
+        if self.forgetting < 1:
+            batches = copy.copy(batches)
+            age = torch.arange(n_rows - 1, -1, -1, dtype=torch.float64)
+            weight = float(self.forgetting) ** age.to(batches.device)
+            if batches.sample_weight is not None:
+                own = batches.sample_weight.to(weight)
+                weight = (own.mT * weight).mT
+            batches.sample_weight = weight
+        moments = in_user_units(training_moments(net, batches), problem)
+        if "_sums" not in vars(self):
+            sums = HeadSums.of(moments, problem)
+            sums = replace(sums, streamed=True, stepped=stepped)
+        else:
+            sums = self._sums
+            earlier = sums.moments.scaled(float(self.forgetting) ** n_rows)
+            if stepped:
+                # The sums are of features as they were. They still say how much the
+                # rows knew in each direction; what they knew, the trained head says.
+                head = net.module_.head
+                last = self.net_.module_.head
+                earlier = earlier.moved(
+                    head.weight.cpu(),
+                    head.bias.cpu(),
+                    torch.as_tensor(self._alpha_of_stream(None)),
+                    earlier.error_of(last.weight.cpu(), last.bias.cpu()),
+                )
+                sums = replace(sums, stepped=True, stale=True)
+            sums = replace(sums, moments=merge(earlier, moments))
+        aged = sums.aged or self.forgetting < 1
+        self._sums = replace(sums, n_calls=sums.n_calls + 1, aged=aged)
+        return self._solve_sums(net)
+
+    def _solve_sums(self, net: CFLLNet) -> AnyPath:
+        if not self._sums.moments.finite:
+            raise FloatingPointError(
+                "the sums over the rows of the stream overflow; scale X or sample_weight."
+            )
+        path = path_of(self._sums.moments)
+        self.alpha_ = self._alpha_of_stream(path)
+        head = net.module_.head
+        weight, bias = path.solve(torch.as_tensor(self.alpha_))
+        head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
+        return path
+
+    def _alpha_of_stream(self, path: AnyPath | None) -> Any:
+        """Ridge of the head: the user's, that of fit, or one that suits the stream."""
+        alpha = check_alpha(self.alpha, self._sums.moments.n_outputs)
+        if not isinstance(alpha, str):
+            return alpha
+        if not self._sums.streamed:
+            return self.alpha_
+        if self._sums.stepped or path is None:
+            return _MOVING_ALPHA
+        score = path.generalized_errors(ALPHA_PATH)
+        if is_classifier(self):
+            score = score.mean(1, keepdim=True)
+        best = largest_of_the_best(score / self._loss_unit)
+        return as_parameter(torch.tensor(ALPHA_PATH, dtype=torch.float64)[best])
+
+    def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Remove rows from the head, exactly, as if they had never been in it.
+
+        The backbone stays as it is, and with it what it learnt from the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Rows that are in the head: of the calls of ``partial_fit``, or of fit, but
+            for those that it held out.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            The weights with which they came.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            Where rows came before the backbone moved or have lost weight by
+            ``forgetting``, so that they can't be removed exactly; or where no rows
+            could give the sums that would be left. Rows that never were in the head
+            are not always noticed.
+        """
+        check_is_fitted(self)
+        if self._sums.stale or self._sums.aged:
+            cause, cure = "has moved", "stream_epochs=0"
+            if not self._sums.stale:
+                cause, cure = "has moved on to weigh earlier rows less", "forgetting=1"
+            raise ValueError(
+                f"the estimator {cause} since rows went in, which can't be removed "
+                f"exactly any more; stream with {cure}."
+            )
+        with all_or_nothing(self):
+            train = read_rows(self, X, y, sample_weight, reset=False)
+            problem = state_problem(self._as_trained(), train, None)
+            net = with_new_head(self.net_, self.backbone_)
+            before = self._before(None)
+            rows = in_user_units(training_moments(net, problem.batches), problem)
+            rest = remove(self._sums.moments, rows)
+            if rest is None:
+                raise ValueError(
+                    "X and y hold rows that are not in the head, or all of those that "
+                    "are: without them the sums would be of no rows; pass rows that "
+                    "went in, with the weights that they had."
+                )
+            self._sums = replace(self._sums, moments=rest)
+            path = self._solve_sums(net)
+            self._adopt(net, problem.batches.input_dtype)
+            self._publish_streamed(net, problem, path, before)
+        return self
+
+    # For subclasses -------------------------------------------------------------
+
+    def _before(self, problem: Problem | None) -> Any:
+        """Note what must be known of a chunk, or of none, before the head moves."""
+
+    def _publish_streamed(
+        self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
+    ) -> None:
+        """Set the coefficients."""
+        self._publish(net, problem, path)
