@@ -168,7 +168,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """
         view = copy.copy(self)
         dtype = str(self._sums.dtype).removeprefix("torch.")
-        vars(view).update(early_stopping=False, dtype=dtype, **params)
+        view.__dict__.update(early_stopping=False, dtype=dtype, **params)
         return view
 
     # Using ----------------------------------------------------------------------

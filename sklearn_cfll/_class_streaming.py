@@ -11,6 +11,7 @@ from sklearn.base import _fit_context
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
+from sklearn_cfll._base import all_or_nothing
 from sklearn_cfll._final import stream
 from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
 from sklearn_cfll._problem import Problem
@@ -40,16 +41,17 @@ class ClassStreaming(Streaming):
     classes_: NDArray[Any]
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(  # type: ignore[override]
+    def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> Any:
         """Learn from further rows, which need not be kept.
 
-        The backbone makes ``stream_epochs`` passes over the rows. Then the head is
-        the exact one of all rows so far, those of fit included, from sums over them.
-        The first call builds the backbone and learns the scaling of X. Logits are the
-        solved head's scores times a factor that suits the rows of each call, as they
-        are scored before they are learnt; the logistic head of fit is dropped.
+        Where fit came before, the backbone stays as it is; else it makes a pass over
+        the rows (``stream_epochs``). Then the head is the exact one of all rows so far,
+        those of fit included, from sums over them. The first call builds the backbone
+        and learns the scaling of X. Logits are the solved head's scores times a factor
+        that suits the rows of each call, as they are scored before they are learnt; the
+        logistic head of fit is dropped.
 
         Parameters
         ----------
@@ -72,15 +74,10 @@ class ClassStreaming(Streaming):
             Where the data can't be used, ``classes`` is missing or another than
             before, ``early_stopping`` is True, or ``class_weight`` is "balanced".
         """
-        before = dict(vars(self))
-        try:
+        with all_or_nothing(self):
             if _check_partial_fit_first_call(self, classes):
                 self._start_classes()
             return self._learn_chunk(X, y, sample_weight)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _start_classes(self) -> None:
         if len(self.classes_) < 2:
@@ -102,7 +99,7 @@ class ClassStreaming(Streaming):
         self._class_weight = dict(zip(self.classes_.tolist(), values, strict=True))
 
     def _start_targets(self, train: Rows) -> None:
-        """The classes are known before the first rows."""
+        """Learn nothing: the classes are known before the first rows."""
 
     def _before(self, problem: Problem | None) -> _Before:
         factor = self._factor()

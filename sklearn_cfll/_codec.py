@@ -100,9 +100,8 @@ class Writer:
         self._written[memory] = described, value
         value = value.detach().cpu()
         if value.ndim > 1 and not value.is_contiguous():
-            described["order"] = sorted(
-                range(value.ndim), key=lambda axis: -value.stride(axis)
-            )
+            strides = np.array(value.stride())
+            described["order"] = np.argsort(-strides, kind="stable").tolist()
             value = value.permute(described["order"])
         if value.is_complex():
             described["complex"] = True
@@ -239,7 +238,7 @@ class Reader:
         cls = self.find(described["object"])
         if not isinstance(cls, type):
             raise ValueError(f"the file describes an object of {described['object']}")
-        value = cls.__new__(cls)
+        value: Any = object.__new__(cls)
         for name, own in described["state"]:
             vars(value)[name] = self.read(own)
         return value

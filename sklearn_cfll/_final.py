@@ -28,8 +28,8 @@ from sklearn_cfll.net import CFLLNet
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
 # Predictions that leave-one-out makes for each ridge; rows are sampled from there on.
-_MOST_LEFT_OUT = 2**21
-_LEAST_SAMPLE = 2_000
+_MOST_LEFT_OUT = 2**20
+_LEAST_SAMPLE = 1_000
 
 
 def stream(net: CFLLNet, batches: TensorBatches) -> Any:

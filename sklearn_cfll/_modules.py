@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -15,6 +14,7 @@ from sklearn_cfll._codec import Reader, Writer, not_saved
 from sklearn_cfll._problem import Problem, Rows
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
 
 _LAZY_HOOKS = ("_load_hook", "_initialize_hook")
 
@@ -42,7 +42,7 @@ class ModuleWriter(Writer):
         }
 
     def _state_of(self, module: nn.Module, where: str) -> Any:
-        state = dict(module.__getstate__())  # type: ignore[attr-defined]
+        state = dict(module.__getstate__())
         lazy = _is_lazy(module)
         for name in [name for name in state if name.endswith("_hooks")]:
             if state.pop(name) and not lazy:
@@ -86,10 +86,11 @@ class ModuleReader(Reader):
 
     def _read_lazy(self, described: Any) -> Tensor:
         is_parameter, requires_grad = described["lazy"]
-        dtype = self.read(described["dtype"])
+        kind: Any = nn.UninitializedBuffer
         if is_parameter:
-            return nn.UninitializedParameter(requires_grad, dtype=dtype)
-        return nn.UninitializedBuffer(requires_grad, dtype=dtype)
+            kind = nn.UninitializedParameter
+        lazy: Tensor = kind(requires_grad, dtype=self.read(described["dtype"]))
+        return lazy
 
     def _read_same_module(self, described: Any) -> nn.Module:
         return self._modules[described["same_module"]]
@@ -98,7 +99,7 @@ class ModuleReader(Reader):
         cls = self.find(described["module"])
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise ValueError(f"the file takes {described['module']} for a module")
-        module: nn.Module = cls.__new__(cls)
+        module: Any = cls.__new__(cls)
         nn.Module.__init__(module)
         self._modules[described["number"]] = module
         state = {name: self.read(value) for name, value in described["state"]}
@@ -118,7 +119,7 @@ def _is_lazy(module: nn.Module) -> bool:
     return isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
 
 
-def net_of(estimator: Any, network: nn.Module) -> CFLLNet:
+def net_of(estimator: Any, network: Network) -> CFLLNet:
     """Make the net of an estimator whose network is trained; nothing is trained here.
 
     Parameters

@@ -30,9 +30,13 @@ from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.optimizers import has_learnable_parameters
 
 # Ridge where the backbone starts on a stream and moves with it: no rows are held out,
-# and few rows may not make a large head. Of 0.3, 0.1, 0.01 and 0.001 the best, or near
-# it, on the tables of docs/design/streaming.md.
+# and few rows may not make a large head, which makes large steps.
 _MOVING_ALPHA = 0.1
+
+
+def _auto_rate(progress: float) -> float:
+    """Give the factor of the automatic rate, which no schedule lowers in the end."""
+    return 0.25
 
 
 class Streaming(BaseCFLL):
@@ -42,9 +46,10 @@ class Streaming(BaseCFLL):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Learn from further rows, which need not be kept.
 
-        The backbone makes ``stream_epochs`` passes over the rows. Then the head is
-        the exact one of all rows so far, those of fit included, from sums over them.
-        The first call builds the backbone and learns the scaling of X and y.
+        Where fit came before, the backbone stays as it is; else it makes a pass over
+        the rows (``stream_epochs``). Then the head is the exact one of all rows so far,
+        those of fit included, from sums over them. The first call builds the backbone
+        and learns the scaling of X and y.
 
         Parameters
         ----------
@@ -97,13 +102,13 @@ class Streaming(BaseCFLL):
         prox = check_prox(self.prox, self.batch_size)
         params: dict[str, Any] = {
             # A stream has no end that schedules could go towards.
-            "lr_schedule": "constant",
+            "lr_schedule": _auto_rate if self.lr == "auto" else "constant",
             "prox": prox[1] if isinstance(prox, tuple) else prox,
-            "max_epochs": self.stream_epochs,
+            "max_epochs": self._epochs_of_stream(first),
         }
         if first:
             view = copy.copy(self)
-            vars(view).update(early_stopping=False, **params)
+            view.__dict__.update(early_stopping=False, **params)
             return view
         if isinstance(self.random_state, Integral):
             entropy = [int(self.random_state), self._sums.n_calls]
@@ -111,11 +116,16 @@ class Streaming(BaseCFLL):
             params["random_state"] = int(seed) % 2**31
         return self._as_trained(**params)
 
+    def _epochs_of_stream(self, first: bool) -> int:
+        if self.stream_epochs == "auto":
+            return int(first or self._sums.streamed)
+        return int(self.stream_epochs)
+
     def _advance(
         self, view: Any, problem: Problem, first: bool
     ) -> tuple[CFLLNet, bool]:
         """Step on the backbone, or take it as it is; say whether it moved."""
-        if not first and self.stream_epochs == 0:
+        if not first and view.max_epochs == 0:
             return with_new_head(self.net_, self.backbone_), False
         net = build_net(view, problem, None if first else self.net_.module_)
         net.fit(problem.batches, None)
@@ -123,8 +133,8 @@ class Streaming(BaseCFLL):
         self.history_ = net.history
         self.n_iter_ = len(net.history) + (0 if first else self.n_iter_)
         self.n_recoveries_ = net.n_recoveries_ + (0 if first else self.n_recoveries_)
-        steps = self.stream_epochs > 0
-        return net, steps and has_learnable_parameters(net.module_.backbone)
+        trains = has_learnable_parameters(net.module_.backbone)
+        return net, view.max_epochs > 0 and trains
 
     def _merge_head(self, net: CFLLNet, problem: Problem, stepped: bool) -> AnyPath:
         """Solve the head of the earlier rows and of these together."""
@@ -152,7 +162,7 @@ class Streaming(BaseCFLL):
                 earlier = earlier.moved(
                     head.weight.cpu(),
                     head.bias.cpu(),
-                    torch.as_tensor(self._alpha_of_stream(None)),
+                    torch.as_tensor(self._alpha_of_stream(None), dtype=torch.float64),
                     earlier.error_of(last.weight.cpu(), last.bias.cpu()),
                 )
                 sums = replace(sums, stepped=True, stale=True)
@@ -164,12 +174,13 @@ class Streaming(BaseCFLL):
     def _solve_sums(self, net: CFLLNet) -> AnyPath:
         if not self._sums.moments.finite:
             raise FloatingPointError(
-                "the sums over the rows of the stream overflow; scale X or sample_weight."
+                "the sums over the rows of the stream overflow; scale X or the weights."
             )
         path = path_of(self._sums.moments)
         self.alpha_ = self._alpha_of_stream(path)
         head = net.module_.head
-        weight, bias = path.solve(torch.as_tensor(self.alpha_))
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
+        weight, bias = path.solve(alpha)
         head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
         return path
 

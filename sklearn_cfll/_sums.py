@@ -42,7 +42,7 @@ class HeadSums:
 
     @classmethod
     def of(cls, moments: AnyMoments, problem: Problem) -> HeadSums:
-        """Sums of the rows of a fit."""
+        """Give the sums of the rows of a fit."""
         return cls(in_user_units(moments, problem), problem.batches.dtype)
 
 

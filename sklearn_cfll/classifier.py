@@ -127,7 +127,7 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
-        stream_epochs: int = 1,
+        stream_epochs: Any = "auto",
         forgetting: float = 1.0,
         random_state: Any = None,
         verbose: int = 0,

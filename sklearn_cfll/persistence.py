@@ -146,7 +146,7 @@ def _rebuilt(described: Any, reader: Reader, device: torch.device) -> BaseCFLL:
     estimator: BaseCFLL = cls.__new__(cls)
     state = reader.read(described["state"])
     network = state.pop("net_")
-    vars(estimator).update(state)
+    estimator.__dict__.update(state)
     net = net_of(estimator, network)
     net.move_to(device)
     estimator.net_ = net
@@ -194,5 +194,5 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     for key in sorted(tensors):
         tensor = tensors[key]
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

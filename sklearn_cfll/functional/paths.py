@@ -200,7 +200,7 @@ def moments_of(
 
 
 def by_output(moments: AnyMoments) -> MomentsByOutput:
-    """The same moments, each output's apart."""
+    """Give the same moments, each output's apart."""
     if isinstance(moments, MomentsByOutput):
         return moments
     own = zip(moments.target_mean, moments.cross.mT, moments.target_square, strict=True)
