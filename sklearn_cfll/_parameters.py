@@ -90,7 +90,6 @@ class Parameters(BaseEstimator):
         warm_start: bool = False,
         stream_epochs: Any = "auto",
         forgetting: float = 1.0,
-        missing_targets: str = "error",
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -117,6 +116,5 @@ class Parameters(BaseEstimator):
         self.warm_start = warm_start
         self.stream_epochs = stream_epochs
         self.forgetting = forgetting
-        self.missing_targets = missing_targets
         self.random_state = random_state
         self.verbose = verbose

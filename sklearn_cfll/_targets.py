@@ -35,7 +35,7 @@ class StandardisedTargets:
         """Learn the outputs' weighted means and standard deviations."""
         table = y.reshape(len(y), -1)
         weight = None if weight is None else weight / weight.max()
-        if np.isnan(table).any():
+        if np.isnan(table.sum()):
             table, weight = _known(table, weight)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(table, axis=0, weights=weight)

@@ -59,6 +59,65 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer):
     }
     _kind_of_targets = StandardisedTargets
 
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        alpha: Any = "auto",
+        prox: Any = (1.0, 100.0),
+        update_order: str = "head_first",
+        optimizer: Any = "adamw",
+        lr: Any = "auto",
+        weight_decay: float | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_schedule: Any = "cosine",
+        batch_size: Any = "auto",
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        scoring: Any = None,
+        dtype: str = "auto",
+        device: Any = "auto",
+        callbacks: Any = None,
+        net_params: dict[str, Any] | None = None,
+        warm_start: bool = False,
+        stream_epochs: Any = "auto",
+        forgetting: float = 1.0,
+        missing_targets: str = "error",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            backbone,
+            alpha=alpha,
+            prox=prox,
+            update_order=update_order,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            optimizer_params=optimizer_params,
+            lr_schedule=lr_schedule,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            scoring=scoring,
+            dtype=dtype,
+            device=device,
+            callbacks=callbacks,
+            net_params=net_params,
+            warm_start=warm_start,
+            stream_epochs=stream_epochs,
+            forgetting=forgetting,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.missing_targets = missing_targets
+
     def _read_targets(self, y: Any) -> NDArray[Any]:
         finite: Any = True if self.missing_targets == "error" else "allow-nan"
         with numbers_wanted("y", "take CFLLClassifier for labels"):
