@@ -111,13 +111,16 @@ class Writer:
 
     def _write_array(self, value: Any, where: str) -> Any:
         if value.dtype.kind in "biufc":
-            native = value.astype(value.dtype.newbyteorder("="), copy=False)
+            native = np.array(value, dtype=value.dtype.newbyteorder("="), order="K")
+            if native.dtype.kind == "u":  # of which older versions know 8 bits alone
+                native = native.view(native.dtype.str.replace("u", "i"))
             try:
-                tensor = torch.from_numpy(np.array(native, copy=True, order="K"))
+                tensor = torch.from_numpy(native)
             except TypeError as error:
                 raise not_saved(value, where, f"its dtype is {value.dtype}") from error
             kind = "array" if isinstance(value, np.ndarray) else "scalar"
-            return {kind: self.write_tensor(tensor, where)}
+            described = self.write_tensor(tensor, where)
+            return {kind: described, "dtype": value.dtype.newbyteorder("=").str}
         if value.dtype.kind not in "UO" or not isinstance(value, np.ndarray):
             if isinstance(value, np.str_):
                 return str(value)
@@ -207,10 +210,10 @@ class Reader:
         return value if order is None else value.permute(np.argsort(order).tolist())
 
     def _read_array(self, described: Any) -> Any:
-        return self.read(described["array"]).numpy()
+        return self.read(described["array"]).numpy().view(described["dtype"])
 
     def _read_scalar(self, described: Any) -> Any:
-        return self.read(described["scalar"]).numpy()[()]
+        return self.read(described["scalar"]).numpy().view(described["dtype"])[()]
 
     def _read_words(self, described: Any) -> Any:
         values = np.empty(len(described["words"]), dtype=np.dtype(described["dtype"]))
