@@ -120,8 +120,17 @@ NONE_UNSEEN = (
 )
 
 
-def scores_or_error(scores: ConformalScores | None) -> ConformalScores:
+HEAD_MOVED = (
+    "no rows are held out of the head as it is, which partial_fit or forget has moved; "
+    "call conformalize(X, y) with rows that it has not had, each time that it has "
+    "moved."
+)
+
+
+def scores_or_error(
+    scores: ConformalScores | None, *, moved: bool = False
+) -> ConformalScores:
     """Give the scores, or say how to come by some."""
     if scores is None:
-        raise ValueError(NONE_UNSEEN)
+        raise ValueError(HEAD_MOVED if moved else NONE_UNSEEN)
     return scores

@@ -56,6 +56,11 @@ class Parameters(BaseEstimator):
         "net_params": [None, dict],
         "warm_start": ["boolean"],
         "store_loo": ["boolean"],
+        "stream_epochs": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "forgetting": [Interval(Real, 0, 1, closed="right")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -85,6 +90,8 @@ class Parameters(BaseEstimator):
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
         store_loo: bool = False,
+        stream_epochs: Any = "auto",
+        forgetting: float = 1.0,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -110,5 +117,7 @@ class Parameters(BaseEstimator):
         self.net_params = net_params
         self.warm_start = warm_start
         self.store_loo = store_loo
+        self.stream_epochs = stream_epochs
+        self.forgetting = forgetting
         self.random_state = random_state
         self.verbose = verbose

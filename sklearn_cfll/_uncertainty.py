@@ -18,12 +18,14 @@ from sklearn_cfll._final import stream
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
 from sklearn_cfll._validation import read_X
-from sklearn_cfll.functional.paths import AnyPath
+from sklearn_cfll.functional.paths import AnyPath, path_of
 from sklearn_cfll.functional.posterior import (
     HeadPosterior,
     effective_dof,
     fit_noise,
     log_evidence,
+    noise_left,
+    weight_sums,
 )
 from sklearn_cfll.net import CFLLNet
 
@@ -33,6 +35,8 @@ _SLICE = 8_192
 
 class ErrorBars(BaseCFLL):
     """Standard deviations, intervals, and leave-one-out of a regression."""
+
+    _conformal: ConformalScores | None
 
     # Learning -------------------------------------------------------------------
 
@@ -44,17 +48,43 @@ class ErrorBars(BaseCFLL):
         variance, self.posterior_scale_ = fit_noise(
             rows.residual, rows.leverage, rows.weight
         )
-        scale = self._targets.scale
-        self.noise_ = self._shaped(variance.sqrt().numpy() * scale)
         self._conformal = self._scores(rows, variance) if rows.held_out else None
-        self.effective_dof_ = self._shaped(effective_dof(path, alpha).cpu().numpy())
-        density = log_evidence(path, alpha, variance).cpu()
-        n_contrasts = problem.batches.n_samples - 1
-        self.log_evidence_ = self._shaped(density.numpy() - n_contrasts * np.log(scale))
+        self._describe_errors(path, alpha, variance)
         for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
             delattr(self, name)  # of an earlier fit
         if self.store_loo:
             self._leave_one_out(net, problem, path, alpha)
+
+    def _describe_errors(self, path: AnyPath, alpha: Tensor, variance: Tensor) -> None:
+        """Set what the path and the noise's variance (k,) tell."""
+        scale = self._targets.scale
+        self.noise_ = self._shaped(variance.sqrt().numpy() * scale)
+        self.effective_dof_ = self._shaped(effective_dof(path, alpha).cpu().numpy())
+        density = log_evidence(path, alpha, variance).cpu().numpy()
+        n_contrasts = weight_sums(path).cpu().numpy() - 1
+        self.log_evidence_ = self._shaped(density - n_contrasts * np.log(scale))
+
+    def _update_errors(self, net: CFLLNet, path: AnyPath) -> None:
+        """Bring the posterior up to date, once the head has moved with its sums.
+
+        The noise is that of fit, or in a stream that had none the one that the rows'
+        errors leave after the head's degrees of freedom.
+        """
+        sums = self._sums
+        if sums.per_row is not sums.moments:
+            path = path_of(sums.per_row)
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
+        self._posterior = HeadPosterior.of(path, alpha)
+        if sums.streamed:
+            head = net.module_.head
+            self.posterior_scale_ = 1.0
+            variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
+        else:
+            noise = np.reshape(self.noise_, -1) / self._targets.scale
+            variance = torch.as_tensor(noise).square()
+        self._describe_errors(path, alpha, variance)
+        if sums.stale or sums.aged:
+            del self.log_evidence_  # which is of rows, not of what is left of them
 
     def _scores(self, rows: UnseenRows, variance: Tensor) -> ConformalScores:
         """Errors of held-out rows in units of their standard deviations."""
@@ -257,7 +287,7 @@ class ErrorBars(BaseCFLL):
         """
         check_is_fitted(self)
         predictions, deviation = self.predict(X, return_std=True)
-        scores = scores_or_error(self._conformal)
+        scores = scores_or_error(self._conformal, moved=self._sums.moved)
         limits = scores.limits(coverage, predictions, groups)
         half = limits.reshape(-1, *predictions.shape[1:]) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)
