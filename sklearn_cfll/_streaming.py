@@ -35,7 +35,7 @@ from sklearn_cfll.optimizers import has_learnable_parameters
 # and few rows may not make a large head, which makes large steps.
 _MOVING_ALPHA = 0.1
 
-# What only the rows of fit tell.
+# What a moved head's sums don't tell, all or some of them.
 OF_FIT = {"alpha_path_", "log_evidence_", "loo_predictions_", "loo_score_"}
 
 

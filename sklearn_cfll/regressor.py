@@ -173,9 +173,7 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
 
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         self._take(net)
-        for name, errors in (self.alpha_path_ or {}).items():
-            if name != "alphas":
-                errors *= np.square(self._targets.scale)
+        self._take_path(problem)
         self._learn_errors(net, problem, path)
 
     def _publish_streamed(

@@ -55,6 +55,7 @@ ORDER = [
     "_unseen",
     "_conformal",
     "_base",
+    "_learnt_errors",
     "_uncertainty",
     "_sets",
     "_transfer",
