@@ -103,6 +103,7 @@ alpha_path_ : dict or None
     their heads, of shape (n_alphas, n_outputs), on the "held_out" rows, or by
     "leave_one_out" where there are none or ``store_loo`` is set. A regression's are in
     the units of y, squared; a classifier's are of its scores, the mean over outputs.
+    Gone once ``partial_fit`` or ``forget`` has moved the head.
 history_ : skorch.history.History
     A row an epoch: ``train_loss``, ``train_score``, ``valid_loss``, ``valid_score``,
     ``dur`` (seconds), ``lr``, ``prox``. Losses are of the encoded targets; those of

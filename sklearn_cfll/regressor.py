@@ -47,7 +47,8 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
     noise_ : float or array of shape (n_outputs,)
         Standard deviation of the noise, in the units of y, fitted to the errors on the
         held-out rows; where there are none, to leave-one-out errors, which are too
-        small, since the backbone has seen the rows.
+        small, since the backbone has seen the rows. In a stream without ``fit``, what
+        the errors leave after the head's degrees of freedom.
     posterior_scale_ : float
         The variance of the head's posterior is so many times that which the ridge
         model has with this noise; fitted along with the noise.
@@ -55,7 +56,8 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         Effective degrees of freedom of the head, its intercept included.
     log_evidence_ : float or array of shape (n_outputs,)
         Logarithm of the probability density of the training targets, given the
-        features, at this noise.
+        features, at this noise. Gone once a stream has moved the backbone or has
+        lowered the weight of rows.
     loo_predictions_ : array of shape (n_samples,) or (n_samples, n_outputs)
         With ``store_loo``: predictions of the rows of fit by the exact head at
         ``alpha_`` that is solved without each of them. Rows that were held out in fit

@@ -161,10 +161,12 @@ def noise_left(
     noise : Tensor of shape (k,)
         That of the targets where the head has a degree of freedom for each row.
     """
-    moments = path.moments
     kept = 1 - effective_dof(path, alpha) / weight_sums(path)
-    noise = moments.error_of(weight, bias).clamp_min(0) / kept.clamp_min(_LEAST_KEPT)
-    noise = torch.where(kept > _LEAST_KEPT, noise, moments.error_of_mean)
+    # Errors of outputs that have their own weights are relative to the mean weight.
+    share = weight_sums(path) / path.moments.weight_sum
+    error = path.moments.error_of(weight, bias).clamp_min(0) / share
+    noise = error / kept.clamp_min(_LEAST_KEPT)
+    noise = torch.where(kept > _LEAST_KEPT, noise, path.moments.error_of_mean / share)
     return noise.clamp_min(_LEAST_NOISE)
 
 
