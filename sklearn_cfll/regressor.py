@@ -229,7 +229,8 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
                 "return_std and return_cov are both True; ask for one of them (the "
                 "diagonal of the covariance is the square of the standard deviation)."
             )
-        predictions = self._targets.decode(self._raw_predictions(X))
+        outputs = self._raw_predictions(X)
+        predictions = self._targets.decode(outputs)
         if not (return_std or return_cov):
             return predictions
         return self._with_spread(X, predictions, covariance=return_cov)
