@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import (
     AnyMoments,
     AnyPath,
@@ -106,9 +107,9 @@ def held_out_errors(
         targets = targets.to(projected)
         weight = _loss_weights(net, targets, _row_weights(weight, targets))
         squares = path_errors.squares(projected, targets, alphas)
-        errors = errors + torch.stack([_weighted_sum(weight, one) for one in squares])
+        errors = errors + torch.stack([weighted_sum(weight, one) for one in squares])
         gap = net.module_.head(features).to(targets) - targets
-        current = current + _weighted_sum(weight, gap.square_())
+        current = current + weighted_sum(weight, gap.square_())
         total = total + weight.sum(0).mean()
     return errors / total, current / total
 
@@ -151,7 +152,7 @@ def leave_one_out_errors(
         unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
         weight = _loss_weights(net, targets, weight)
         sums = [
-            _weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
+            weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
             for leverage, square in zip(
                 path.leverages(projected, alphas),
                 path_errors.squares(projected, targets, alphas),
@@ -281,11 +282,3 @@ def _loss_weights(net: CFLLNet, targets: Tensor, weight: Tensor) -> Tensor:
 def _by_row(weight: Tensor) -> Tensor:
     """Give weights (n,) or (n, k) two axes."""
     return weight.reshape(len(weight), -1)
-
-
-def _weighted_sum(weight: Tensor, errors: Tensor) -> Tensor:
-    """Sum (k,) over the rows of errors (n, k), with weights (n,), (n, 1) or (n, k)."""
-    weight = _by_row(weight)
-    if weight.shape[1] == 1:
-        return weight[:, 0] @ errors
-    return (weight * errors).sum(0)

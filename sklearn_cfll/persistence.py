@@ -29,8 +29,8 @@ def save(estimator: BaseCFLL, path: str | os.PathLike[str]) -> None:
     The file is one of safetensors: all arrays, and in its metadata the parameters and
     the rest of the state as JSON, with a checksum of everything. A backbone class of
     the user's own, or any other class or function, is named in it, not contained. There
-    is no training data in it, but for sums over the rows, quantiles of the errors of the
-    held-out ones, and with ``store_loo`` the predictions of the rows.
+    is no training data in it, but for sums over the rows, quantiles of the errors of
+    the held-out ones, and with ``store_loo`` the predictions of the rows.
 
     Parameters
     ----------

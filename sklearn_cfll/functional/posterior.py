@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.moments import RidgePath
+from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import AnyPath, RidgePathByOutput
 from sklearn_cfll.functional.ridge import like
 
@@ -252,7 +253,7 @@ def fit_noise(
     best, noise, scale = -math.inf, square.new_ones(len(known)), 1.0
     for candidate in _SCALES:
         spread = 1 + candidate * leverage
-        variance = (weight * square / spread).sum(0) / total.clamp_min(1e-300)
+        variance = weighted_sum(weight / spread, square) / total.clamp_min(1e-300)
         variance = torch.where(known, variance.clamp_min(_LEAST_NOISE), 1.0)
         fit = total * variance.log() + (weight * spread.log()).sum(0)
         # The mean, not the sum, over outputs, whose errors are seldom independent.
