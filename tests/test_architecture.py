@@ -57,6 +57,11 @@ ORDER = [
     "_sets",
     "regressor",
     "classifier",
+    "_display",
+    "_plot_fit",
+    "_plot_intervals",
+    "_plot_calibration",
+    "plot",
     "",
 ]
 
