@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 _LEVELS = np.sort([*np.arange(1, 100) / 100, 0.005, 0.025, 0.975, 0.995, 0.999])
 
 
-class Quantiles(NamedTuple):
+@dataclass(frozen=True)
+class Quantiles:
     """Order statistics of some scores: those of the levels that are kept, and the last.
 
     Attributes
@@ -163,8 +164,17 @@ NONE_UNSEEN = (
 )
 
 
-def scores_or_error(scores: ConformalScores | None) -> ConformalScores:
+HEAD_MOVED = (
+    "no rows are held out of the head as it is, which partial_fit or forget has moved; "
+    "call conformalize(X, y) with rows that it has not had, each time that it has "
+    "moved."
+)
+
+
+def scores_or_error(
+    scores: ConformalScores | None, *, moved: bool = False
+) -> ConformalScores:
     """Give the scores, or say how to come by some."""
     if scores is None:
-        raise ValueError(NONE_UNSEEN)
+        raise ValueError(HEAD_MOVED if moved else NONE_UNSEEN)
     return scores

@@ -14,6 +14,7 @@ from torch import Tensor
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import (
+    AnyMoments,
     AnyPath,
     errors_of,
     merge,
@@ -26,24 +27,28 @@ from sklearn_cfll.net import CFLLNet
 # Relative to the mean feature energy, thus the same for every backbone.
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
+# Predictions that leave-one-out makes for each ridge; rows are sampled from there on.
+_MOST_LEFT_OUT = 2**20
+_LEAST_SAMPLE = 1_000
+
 
 def stream(net: CFLLNet, batches: TensorBatches) -> Any:
     """Yield features, targets and weights, chunk by chunk, without gradients."""
     network = net.module_
     n_features, n_outputs = network.head.weight.shape
     numbers = n_features + n_outputs
-    if net.output_weight is not None:
+    weight = batches.sample_weight
+    if net.output_weight is not None or (weight is not None and weight.ndim > 1):
         numbers = n_features * n_outputs  # features in each output's own basis
     for X, rows in batches.chunks(numbers):
         features = network.backbone(X)
-        weight = batches.sample_weight
         targets = batches.encoded[rows]
         yield as_rows(features, targets, None if weight is None else weight[rows])
 
 
 @torch.no_grad()
-def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
-    """Ridge path over all training rows, streamed through the moments."""
+def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
+    """Moments of the backbone's features and of the targets, over all rows."""
     parts = (
         moments_of(features, targets, net.row_weights(targets, weight))
         for features, targets, weight in stream(net, batches)
@@ -54,7 +59,13 @@ def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
             "the trained backbone's features of the training rows are not finite, or "
             "their squares overflow; decrease lr, or scale X."
         )
-    path = path_of(moments)
+    return moments
+
+
+@torch.no_grad()
+def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
+    """Ridge path over all training rows, streamed through the moments."""
+    path = path_of(training_moments(net, batches))
     if path.flat and _varies(batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
@@ -132,7 +143,8 @@ def leave_one_out_errors(
     """
     path_errors = errors_of(path, pooled=pooled)
     errors: Any = 0.0
-    for features, targets, weight in stream(net, problem.batches):
+    batches = _sample(problem.batches)
+    for features, targets, weight in stream(net, batches):
         projected = path.project(features)
         targets = targets.to(projected)
         weight = _row_weights(weight, targets)
@@ -147,7 +159,16 @@ def leave_one_out_errors(
             )
         ]
         errors = errors + torch.stack(sums)
-    return errors / path.moments.weight_sum
+    share = batches.n_samples / problem.batches.n_samples
+    return errors / (share * path.moments.weight_sum)
+
+
+def _sample(batches: TensorBatches) -> TensorBatches:
+    """Rows that are enough to choose a ridge, where the outputs are many."""
+    most = max(_LEAST_SAMPLE, _MOST_LEFT_OUT // batches.encoded.shape[-1])
+    if batches.n_samples <= most:
+        return batches
+    return batches.take(np.linspace(0, batches.n_samples - 1, most))
 
 
 def _kept(unit: Tensor, leverage: Tensor) -> Tensor:
@@ -202,7 +223,10 @@ def solve_head(
     if automatic:
         errors = next(iter(taken.values()))
         score = errors.mean(1, keepdim=True) if pooled else errors
-        best = _largest_of_the_best(score / loss_unit)
+        # What no held-out row has a target for follows the other outputs.
+        unknown = (score == 0).all(0)
+        score = torch.where(unknown, score.mean(1, keepdim=True), score)
+        best = largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     head = net.module_.head
@@ -213,12 +237,24 @@ def solve_head(
             return path, None, taken if automatic else None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
+    return path, as_parameter(alpha), taken if automatic else None
+
+
+def as_parameter(alpha: Any) -> Any:
+    """Give one ridge as a float, and one for each output as an array."""
     alpha = np.asarray(alpha, dtype=float).ravel()
-    chosen = float(alpha[0]) if alpha.size == 1 else alpha
-    return path, chosen, taken if automatic else None
+    return float(alpha[0]) if alpha.size == 1 else alpha
 
 
-def _largest_of_the_best(score: Tensor) -> Tensor:
+def described_path(errors: dict[str, Tensor] | None) -> dict[str, Any] | None:
+    """Give the path of alpha and its errors as arrays."""
+    if errors is None:
+        return None
+    arrays = {name: values.cpu().double().numpy() for name, values in errors.items()}
+    return {"alphas": np.array(ALPHA_PATH), **arrays}
+
+
+def largest_of_the_best(score: Tensor) -> Tensor:
     """Row of the largest alpha whose score is the least, to a thousandth.
 
     Where the features interpolate, all small alphas score alike, and rounding alone

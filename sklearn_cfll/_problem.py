@@ -99,10 +99,13 @@ class _Place:
         encoded = encode(labels)
         if self.input_dtype == torch.float32:
             check_range(rows.X, training=generator is not None)
+        weight = _scaled(rows.chosen(rows.weight))
+        if missing_targets(encoded):
+            encoded, weight = _without_missing(encoded, weight)
         return TensorBatches(
             rows.X,
             encoded,
-            _scaled(rows.chosen(rows.weight)),
+            weight,
             rows=rows.index,
             labels=labels,
             batch_size=batch_size,
@@ -111,6 +114,22 @@ class _Place:
             input_dtype=self.input_dtype,
             device=self.device,
         )
+
+
+def missing_targets(y: Any) -> bool:
+    """Whether any target is missing."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        quick = np.isnan(y.sum())  # a third of the time, and no memory
+    return bool(quick and np.isnan(y).any())
+
+
+def _without_missing(encoded: Any, weight: Any) -> tuple[Any, Any]:
+    """Give zeros for missing targets, and a weight for each row and output."""
+    known = ~np.isnan(encoded)
+    own = known.astype(float) if weight is None else known * weight[:, None]
+    return np.where(known, encoded, 0.0), own
 
 
 def _scaled(weight: Any) -> Any:

@@ -106,7 +106,7 @@ class PredictionSets(BaseCFLL):
         """
         check_is_fitted(self)
         doubt = 1 - self.predict_proba(X)
-        scores = scores_or_error(self._conformal)
+        scores = scores_or_error(self._conformal, moved=self._sums.moved)
         sets: NDArray[np.bool_] = doubt <= scores.limits(coverage, doubt, groups)
         return sets
 

@@ -1,4 +1,4 @@
-"""What the regressor's exact head knows of its own errors."""
+"""Standard deviations, draws and intervals of the regressor."""
 
 from __future__ import annotations
 
@@ -7,102 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores, scores_or_error
-from sklearn_cfll._final import stream
-from sklearn_cfll._problem import Problem
-from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
+from sklearn_cfll._learnt_errors import LearntErrors
 from sklearn_cfll._validation import read_X
-from sklearn_cfll.functional.paths import AnyPath
-from sklearn_cfll.functional.posterior import (
-    HeadPosterior,
-    effective_dof,
-    fit_noise,
-    log_evidence,
-)
-from sklearn_cfll.net import CFLLNet
 
 # Rows whose features are in memory at once.
 _SLICE = 8_192
 
 
-class ErrorBars(BaseCFLL):
-    """Standard deviations, intervals, and leave-one-out of a regression."""
-
-    # Learning -------------------------------------------------------------------
-
-    def _learn_errors(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
-        """Fit the noise to rows that were left out, and keep the head's posterior."""
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
-        self._posterior = HeadPosterior.of(path, alpha)
-        rows = unseen_rows(net, problem, path, alpha, self._posterior)
-        variance, self.posterior_scale_ = fit_noise(
-            rows.residual, rows.leverage, rows.weight
-        )
-        scale = self._targets.scale
-        self.noise_ = self._shaped(variance.sqrt().numpy() * scale)
-        self._conformal = self._scores(rows, variance) if rows.held_out else None
-        self.effective_dof_ = self._shaped(effective_dof(path, alpha).cpu().numpy())
-        density = log_evidence(path, alpha, variance).cpu()
-        n_contrasts = problem.batches.n_samples - 1
-        self.log_evidence_ = self._shaped(density.numpy() - n_contrasts * np.log(scale))
-        for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
-            delattr(self, name)  # of an earlier fit
-        if self.store_loo:
-            self._leave_one_out(net, problem, path, alpha)
-
-    def _scores(self, rows: UnseenRows, variance: Tensor) -> ConformalScores:
-        """Errors of held-out rows in units of their standard deviations."""
-        spread = variance * (1 + self.posterior_scale_ * rows.leverage)
-        scores = rows.residual.abs() / spread.sqrt()
-        scores[rows.weight.reshape(len(scores), -1).expand_as(scores) == 0] = np.nan
-        return ConformalScores.of(scores.numpy())
-
-    def _leave_one_out(
-        self, net: CFLLNet, problem: Problem, path: AnyPath, alpha: Tensor
-    ) -> None:
-        """Predict each training row by the head that is solved without it."""
-        rows = problem.train
-        parts = []
-        with torch.no_grad():
-            for features, targets, weight in stream(net, problem.batches):
-                weight = rows_weight(weight, targets)
-                residual = left_out(
-                    net, problem, path, alpha, (features, targets, weight)
-                )
-                parts.append((targets.to(residual) - residual).cpu())
-        predictions = self._targets.decode(torch.cat(parts).numpy())
-        self.loo_score_ = float("nan")
-        if len(predictions) > 1:
-            self.loo_score_ = float(
-                r2_score(
-                    rows.chosen(rows.y),
-                    predictions,
-                    sample_weight=rows.chosen(rows.weight),
-                )
-            )
-        if rows.index is not None:
-            # The head has not seen the others, so that there is nothing to leave out.
-            everywhere = np.empty((len(rows.X), *predictions.shape[1:]))
-            unseen = np.setdiff1d(np.arange(len(rows.X)), rows.index)
-            everywhere[rows.index] = predictions
-            outputs = self._run(rows.X[unseen], *self._predicting_head())
-            everywhere[unseen] = self._targets.decode(outputs)
-            predictions = everywhere
-        self.loo_predictions_ = predictions
-
-    def _shaped(self, values: NDArray[np.float64]) -> Any:
-        """Give numbers (1,) or (k,) as a float, or in the shape of a row of y."""
-        if self._targets.shape == () or values.size < self.n_outputs_:
-            return float(values[0])
-        return values.copy()
-
-    # Using ----------------------------------------------------------------------
+class ErrorBars(LearntErrors):
+    """Standard deviations, draws and intervals of a regression."""
 
     def _features(self, X: NDArray[Any]) -> Tensor:
         return torch.from_numpy(self._run(X))
@@ -259,7 +177,7 @@ class ErrorBars(BaseCFLL):
         """
         check_is_fitted(self)
         predictions, deviation = self.predict(X, return_std=True)
-        scores = scores_or_error(self._conformal)
+        scores = scores_or_error(self._conformal, moved=self._sums.moved)
         limits = scores.limits(coverage, predictions, groups)
         half = limits.reshape(-1, *predictions.shape[1:]) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)

@@ -36,7 +36,8 @@ class TensorBatches(Dataset):
     X : array or Tensor of shape (n_samples, ...)
     targets : array, Tensor or OneHot of shape (n_samples, ...), default=None
         Encoded targets, those that the head is solved for.
-    sample_weight : array of shape (n_samples,), default=None
+    sample_weight : array of shape (n_samples,) or (n_samples, k), default=None
+        One for each row, or one for each row and output.
     rows : int array, default=None
         The rows of X to use, in this order; targets and weights are given for these
         rows alone. None uses all.
@@ -189,6 +190,8 @@ class TensorBatches(Dataset):
             chunk, weight = chunk.to(wide) / unit, torch.ones((), dtype=wide)
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows].to(wide)
+                # Of weights for each output a row's own is the largest.
+                weight = weight.flatten(1).amax(1) if weight.ndim > 1 else weight
             weight = weight.to(chunk.device).expand(len(chunk))
             weight_sum = weight.sum().clamp_min(torch.finfo(wide).tiny)
             chunk_mean = torch.tensordot(weight, chunk, 1) / weight_sum

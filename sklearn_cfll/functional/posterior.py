@@ -28,6 +28,9 @@ _SCALE_DEVIATION = math.log(10)
 # Least variance of noise relative to that of the targets.
 _LEAST_NOISE = 1e-16
 
+# Share of degrees of freedom that the head must leave for its errors to say something.
+_LEAST_KEPT = 1e-10
+
 
 @dataclass(frozen=True)
 class HeadPosterior:
@@ -131,6 +134,40 @@ def effective_dof(path: AnyPath, alpha: float | Tensor) -> Tensor:
     """
     traces = [part.values @ part.inverse(own) + 1 for part, own in _parts(path, alpha)]
     return torch.cat(traces)
+
+
+def weight_sums(path: AnyPath) -> Tensor:
+    """Sum the rows' weights: (1,), or (k,) where outputs have their own."""
+    return torch.stack([part.moments.weight_sum for part, _ in _parts(path, 0.0)])
+
+
+def noise_left(
+    path: AnyPath, alpha: float | Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Variance of the noise by the errors on the rows that the head was solved on.
+
+    Their sum of squares over the rows less the head's degrees of freedom. The rows'
+    weights are one in the mean.
+
+    Parameters
+    ----------
+    path : RidgePath or RidgePathByOutput
+    alpha : float or Tensor of shape (k,)
+    weight : Tensor of shape (d, k)
+    bias : Tensor of shape (k,)
+
+    Returns
+    -------
+    noise : Tensor of shape (k,)
+        That of the targets where the head has a degree of freedom for each row.
+    """
+    kept = 1 - effective_dof(path, alpha) / weight_sums(path)
+    # Errors of outputs that have their own weights are relative to the mean weight.
+    share = weight_sums(path) / path.moments.weight_sum
+    error = path.moments.error_of(weight, bias).clamp_min(0) / share
+    noise = error / kept.clamp_min(_LEAST_KEPT)
+    noise = torch.where(kept > _LEAST_KEPT, noise, path.moments.error_of_mean / share)
+    return noise.clamp_min(_LEAST_NOISE)
 
 
 def log_evidence(path: AnyPath, alpha: float | Tensor, noise: float | Tensor) -> Tensor:
