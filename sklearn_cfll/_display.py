@@ -34,8 +34,8 @@ def _new_axes(name: str) -> Any:
     return pyplot.subplots()[1]
 
 
-def fitted(estimator: Any, attribute: str, display: type[Display]) -> Any:
-    """Give a fitted estimator that has the attribute, out of its pipeline if any."""
+def fitted(estimator: Any, display: type[Display], method: str = "predict") -> Any:
+    """Give a fitted estimator that has the method, out of its pipeline if any."""
     found = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     if not hasattr(type(found), "_kind_of_targets"):
         raise TypeError(
@@ -43,9 +43,9 @@ def fitted(estimator: Any, attribute: str, display: type[Display]) -> Any:
             f"end in one, got {estimator!r}; of a search pass its best_estimator_."
         )
     check_is_fitted(found)
-    if not hasattr(found, attribute):
+    if not hasattr(found, method):
         raise TypeError(
-            f"{display.__name__} needs {attribute}, which {type(found).__name__} "
+            f"{display.__name__} needs {method}, which {type(found).__name__} "
             "doesn't have; pass a CFLLRegressor."
         )
     return found

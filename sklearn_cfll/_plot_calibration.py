@@ -86,7 +86,7 @@ class IntervalCalibrationDisplay(Display):
         -------
         display : IntervalCalibrationDisplay
         """
-        model = fitted(estimator, "predict_interval", cls)
+        model = fitted(estimator, cls, "predict_interval")
         X = transformed(estimator, X)
         levels = np.ravel(_COVERAGES if coverages is None else coverages)
         intervals = [intervals_of(model, X, c, kind, groups) for c in levels]

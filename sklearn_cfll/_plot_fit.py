@@ -91,13 +91,18 @@ class TrainingCurveDisplay(Display):
             Where early stopping kept an epoch, that is marked; not with ``warm_start``,
             whose history may be that of several trainings.
         """
-        model = fitted(estimator, "history_", cls)
+        model = fitted(estimator, cls)
         if quantity not in _QUANTITIES:
             raise ValueError(
                 f"quantity must be one of {', '.join(map(repr, _QUANTITIES))}, got "
                 f"{quantity!r}."
             )
         history = model.history_
+        if not len(history):
+            raise ValueError(
+                "history_ is empty: no pass over the rows trained the backbone; fit, "
+                "or stream with stream_epochs of at least 1."
+            )
         held_out = "valid_loss" in history[-1]
         display = cls(
             train=np.array(history[:, f"train_{quantity}"]),
@@ -217,7 +222,7 @@ class AlphaPathDisplay(Display):
         -------
         display : AlphaPathDisplay
         """
-        model = fitted(estimator, "alpha_path_", cls)
+        model = fitted(estimator, cls)
         if model.alpha_path_ is None:
             raise ValueError(
                 f"no path of alpha was tried, as alpha={model.alpha!r} was given; fit "

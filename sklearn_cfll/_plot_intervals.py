@@ -132,7 +132,7 @@ class PredictionIntervalDisplay(Display):
         -------
         display : PredictionIntervalDisplay
         """
-        model = fitted(estimator, "predict_interval", cls)
+        model = fitted(estimator, cls, "predict_interval")
         X = transformed(estimator, X)
         intervals = intervals_of(model, X, coverage, kind, groups)
         return cls.from_predictions(

@@ -55,6 +55,7 @@ ORDER = [
     "_unseen",
     "_conformal",
     "_base",
+    "_calibration",
     "_learnt_errors",
     "_uncertainty",
     "_sets",

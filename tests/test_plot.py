@@ -1,5 +1,6 @@
 """The displays: what their artists hold, and what they refuse."""
 
+import ast
 import builtins
 import sys
 from pathlib import Path
@@ -395,8 +396,24 @@ def test_without_matplotlib_the_error_names_the_cure(
         shown(display, model, new_rows)
 
 
-def test_matplotlib_is_imported_by_the_first_picture(monkeypatch):
-    source = Path(sys.modules["sklearn_cfll.plot"].__file__).parent
-    for path in source.glob("*.py"):
-        top = [line for line in path.read_text().splitlines() if line[:1] not in " "]
-        assert not [line for line in top if "matplotlib" in line and "import" in line]
+def test_a_training_curve_wants_an_epoch(table):
+    X, y = table
+    model = regressor(stream_epochs=0).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"history_ is empty: .*stream_epochs of at"):
+        TrainingCurveDisplay.from_estimator(model)
+
+
+def test_a_path_that_a_stream_has_left_behind_is_refused(table):
+    X, y = table
+    model = regressor(max_epochs=1).fit(X[:90], y[:90]).partial_fit(X[90:], y[90:])
+    with pytest.raises(AttributeError, match="alpha_path_ is that of the head"):
+        AlphaPathDisplay.from_estimator(model)
+
+
+def test_no_file_imports_matplotlib_as_it_is_imported():
+    package = Path(sys.modules["sklearn_cfll.plot"].__file__).parent
+    for path in package.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            names.append(getattr(node, "module", None) or "")
+            assert not [name for name in names if name.startswith("matplotlib")]
