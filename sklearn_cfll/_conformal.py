@@ -96,10 +96,7 @@ class ConformalScores:
         groups : array of shape (n,), default=None
             Must be given where the scores are by group, and then alone.
         """
-        if not (isinstance(coverage, (int, float, np.number)) and 0 < coverage < 1):
-            raise ValueError(
-                f"coverage must be a number between 0 and 1, got {coverage!r}."
-            )
+        check_coverage(coverage)
         if (groups is None) != (self.groups is None):
             had = "with" if groups is None else "without"
             raise ValueError(
@@ -143,6 +140,14 @@ class ConformalScores:
 
 def _columns(scores: NDArray[np.float64]) -> tuple[Quantiles, ...]:
     return tuple(Quantiles.of(column) for column in scores.T)
+
+
+def check_coverage(coverage: Any) -> None:
+    """Refuse what isn't a number between zero and one."""
+    if not (isinstance(coverage, (int, float, np.number)) and 0 < coverage < 1):
+        raise ValueError(
+            f"coverage must be a number between 0 and 1, got {coverage!r}."
+        )
 
 
 def read_groups(groups: Any, X: Any) -> NDArray[Any]:

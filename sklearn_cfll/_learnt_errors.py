@@ -25,12 +25,22 @@ from sklearn_cfll.functional.posterior import (
     weight_sums,
 )
 from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.optimizers import has_learnable_parameters
 
 
 class LearntErrors(BaseCFLL):
     """Noise, posterior, scores and leave-one-out of a regression."""
 
     _conformal: ConformalScores | None
+    _noise_is_seen: bool
+
+    def _finish(self, net: CFLLNet, problem: Problem) -> None:
+        super()._finish(net, problem)
+        # Leave-one-out is honest as far as the head goes, and no further.
+        self._noise_is_seen = (
+            problem.held_out_batches is None
+            and has_learnable_parameters(net.module_.backbone)
+        )
 
     def _learn_errors(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         """Fit the noise to rows that were left out, and keep the head's posterior."""
@@ -40,6 +50,7 @@ class LearntErrors(BaseCFLL):
         variance, self.posterior_scale_ = fit_noise(
             rows.residual, rows.leverage, rows.weight
         )
+        self._noise_is_seen = False
         self._conformal = self._scores(rows, variance) if rows.held_out else None
         self._describe_errors(path, alpha, variance)
         for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
@@ -69,7 +80,9 @@ class LearntErrors(BaseCFLL):
         self._posterior = HeadPosterior.of(path, alpha)
         if sums.streamed:
             head = net.module_.head
-            self.posterior_scale_ = 1.0
+            # Each row moved the backbone few times at most: the errors are honest
+            # enough, where those of many epochs are not.
+            self.posterior_scale_, self._noise_is_seen = 1.0, False
             variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
         else:
             noise = np.reshape(self.noise_, -1) / self._targets.scale

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_cfll._conformal import ConformalScores, scores_or_error
+from sklearn_cfll._calibration import Calibration
 from sklearn_cfll._learnt_errors import LearntErrors
 from sklearn_cfll._validation import read_X
+
+SEEN_NOISE = (
+    "no rows were held out in fit, so that standard deviations rest on rows that the "
+    "backbone was trained on: they are too small, often many times. Fit with "
+    "early_stopping=True or X_val; or take predict_interval after conformalize(X, y) "
+    "with rows that fit has not had."
+)
 
 # Rows whose features are in memory at once.
 _SLICE = 8_192
 
 
-class ErrorBars(LearntErrors):
+class ErrorBars(LearntErrors, Calibration):
     """Standard deviations, draws and intervals of a regression."""
 
     def _features(self, X: NDArray[Any]) -> Tensor:
@@ -71,6 +79,11 @@ class ErrorBars(LearntErrors):
             return predictions, self._covariance(X)
         return predictions, self._deviation(X).reshape(predictions.shape)
 
+    def _warn_of_seen_noise(self) -> None:
+        """Warn the caller's caller where the noise is that of rows seen in training."""
+        if self._noise_is_seen:
+            warnings.warn(SEEN_NOISE, UserWarning, stacklevel=3)
+
     def sample_y(
         self, X: Any, n_samples: int = 1, random_state: Any = 0
     ) -> NDArray[np.float64]:
@@ -92,6 +105,7 @@ class ErrorBars(LearntErrors):
             In the units of y.
         """
         predictions = self.predict(X)
+        self._warn_of_seen_noise()
         random = check_random_state(random_state)
         features = self._features(read_X(self, X, reset=False))
         shape = (features.shape[1] + 1, self.n_outputs_, n_samples)
@@ -104,32 +118,11 @@ class ErrorBars(LearntErrors):
 
     # Intervals ------------------------------------------------------------------
 
-    def conformalize(self, X: Any, y: Any, *, groups: Any = None) -> Any:
-        """Calibrate :meth:`predict_interval` on rows that fit has not had.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows that neither trained the model nor were held out in fit.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        groups : array-like of shape (n_samples,), default=None
-            Labels of groups, in each of which the coverage then holds by itself
-            (Mondrian conformal prediction). Each needs rows enough.
-
-        Returns
-        -------
-        self : object
-            Predictions are as they were; the intervals change.
-        """
-        check_is_fitted(self)
+    def _scores_of(self, X: Any, y: Any) -> NDArray[np.float64]:
         predictions = self.predict(X)
-        y = self._read_targets(y)
-        check_consistent_length(predictions, y)
-        self._encode(y)  # says what is wrong with another number of outputs
+        y = self._read_labelled(predictions, y)
         deviation = self._deviation(read_X(self, X, reset=False))
-        errors = np.abs(y - predictions).reshape(deviation.shape)
-        self._conformal = ConformalScores.of(errors / deviation, groups)
-        return self
+        return np.abs(y - predictions).reshape(deviation.shape) / deviation
 
     def predict_interval(
         self, X: Any, coverage: float = 0.9, *, groups: Any = None
@@ -176,8 +169,7 @@ class ErrorBars(LearntErrors):
         Inference for Regression", JASA 113, 2018, sections 2.2 and 5.2.
         """
         check_is_fitted(self)
-        predictions, deviation = self.predict(X, return_std=True)
-        scores = scores_or_error(self._conformal, moved=self._sums.moved)
-        limits = scores.limits(coverage, predictions, groups)
+        predictions, deviation = self._with_spread(X, self.predict(X), covariance=False)
+        limits = self._limits(coverage, predictions, groups)
         half = limits.reshape(-1, *predictions.shape[1:]) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,14 +207,15 @@ class TensorBatches(Dataset):
 
     def numeric_columns(self) -> Tensor:
         """Find the columns of more than two values: their indices, on the device."""
-        low, high = self._column_ranges()
+        low, high = self._column_ranges
         numeric = torch.zeros(self.sample_shape, dtype=torch.bool, device=self.device)
         for chunk, _ in self.chunks(1):
             numeric |= ((chunk != low) & (chunk != high)).any(0)
         return numeric.nonzero()[:, 0]
 
+    @functools.cached_property
     def _column_ranges(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest number of each column."""
+        """Smallest and largest number of each column, by one pass for all uses."""
         first = next(self.chunks(1))[0]
         low, high = first.amin(0), first.amax(0)
         for chunk, _ in self.chunks(1):
@@ -223,7 +225,7 @@ class TensorBatches(Dataset):
 
     def _column_units(self, dtype: torch.dtype) -> Tensor:
         """Power of two near each column's largest number, whose square may overflow."""
-        low, high = self._column_ranges()
+        low, high = self._column_ranges
         largest = torch.maximum(high, -low).to(dtype)
         mantissa = 2 * torch.frexp(largest).mantissa
         return torch.where(largest > 0, largest / mantissa, 1.0)

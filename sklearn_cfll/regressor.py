@@ -217,6 +217,11 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         y_cov : array of shape (n_samples, n_samples) or (..., n_outputs)
             With ``return_cov``: its diagonal is the square of the standard deviations.
 
+        Warns
+        -----
+        UserWarning
+            Where a spread is asked for and no rows were held out in fit.
+
         Notes
         -----
         The variance is ``noise_**2 * (1 + posterior_scale_ * leverage(X))``. The
@@ -234,6 +239,7 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         predictions = self._targets.decode(outputs)
         if not (return_std or return_cov):
             return predictions
+        self._warn_of_seen_noise()
         return self._with_spread(X, predictions, covariance=return_cov)
 
     def __sklearn_tags__(self) -> Any:

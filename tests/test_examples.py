@@ -161,6 +161,24 @@ def test_error_bars_widen_where_no_rows_are(tmp_path):
     assert f"hold {100 * computed['share']:.1f} % of 5000 fresh rows" in printed
 
 
+# Displays --------------------------------------------------------------------------
+
+
+def test_displays_say_how_far_coverage_is_off(tmp_path):
+    computed, printed = run_quickly("plot_displays.py", tmp_path)
+    for name in ("conformal", "gaussian"):
+        display = computed[name]
+        gap = 100 * np.abs(display.coverage - display.nominal).max()
+        line = f"{display.name}: coverage is off by {gap:.1f} points at most"
+        assert line in printed
+        # A share of 120 held-out rows, and one of 300 fresh ones: 5 points at one half.
+        assert gap < 20
+    model = computed["model"]
+    assert computed["path"].alpha == model.alpha_[0]
+    assert computed["training"].best_epoch <= model.n_iter_
+    assert len(computed["bars"].y_true) == 300
+
+
 # Streams and new targets -------------------------------------------------------------
 
 

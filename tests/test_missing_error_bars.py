@@ -48,6 +48,7 @@ def check_posterior(model, X, Y, alpha):
         close(model.log_evidence_[output], log_evidence(path, alpha, noise)[0])
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 def test_each_output_has_the_posterior_of_its_own_rows(gappy):
     X, Y = gappy
     model = model_for(alpha=0.01, early_stopping=False).fit(X, Y)

@@ -64,6 +64,7 @@ def path_of_rows(model, X, y, weight=None):
 # Brought up to date ---------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 @pytest.mark.parametrize("alpha", [0.01, np.array([0.1, 0.001])], ids=["one", "each"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["rows", "weights"])
 def test_error_bars_after_chunks_are_those_of_all_rows(
@@ -191,6 +192,7 @@ def test_an_attribute_that_never_was_is_missing_in_the_usual_words(moved):
         regressor().alpha_path_  # noqa: B018
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 @pytest.mark.parametrize(
     "params", [{"stream_epochs": 1}, {"forgetting": 0.99}], ids=["stale", "aged"]
 )

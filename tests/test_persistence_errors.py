@@ -133,6 +133,7 @@ def test_a_head_that_moved_is_still_known_to_have_moved(table, path):
         again.predict_interval(X)
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 def test_error_bars_move_alike_after_loading(table, path):
     X, y = table
     model = regressor(max_epochs=2, dtype="float64").fit(X[:120], y[:120])
