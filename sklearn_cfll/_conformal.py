@@ -55,7 +55,7 @@ def rank_of(coverage: Any, n_rows: int) -> Any:
 def kept_ranks(n_rows: int) -> NDArray[np.intp]:
     """Ranks, from 1 on, of the scores that are kept of so many."""
     ranks = np.append(rank_of(_LEVELS, n_rows), n_rows)
-    return np.unique(ranks[ranks <= n_rows])
+    return np.unique(ranks[(ranks > 0) & (ranks <= n_rows)])
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 The default estimators, and the same with a last hidden layer of fewer units, with a
 head that is updated on a part of each batch's rows or at some of the steps alone, and
-with batches half as large. All have the same rows, four fifths of a table, of which they
-hold out a tenth, and are judged on the other fifth: the squared error relative to the
-variance, or the share of wrong classes, and the log loss. Seconds are of the processor
-for the whole fit, and for an epoch of it, as early stopping ends fits after different
-numbers of epochs. The head that is updated at the first step alone is there to show how
+with batches half as large. All have the same rows, four fifths of a table, of which
+they hold out a tenth, and are judged on the other fifth: the squared error relative to
+the variance, or the share of wrong classes, and the log loss. Seconds are of the
+processor for the whole fit, and for an epoch of it, as early stopping ends fits after
+different numbers of epochs. The head that is updated at the first step alone shows how
 much time could be saved at all.
 
 Shown are ratios to the default: geometric means over the tables, of which each is the
