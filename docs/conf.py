@@ -22,6 +22,7 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "_build",
     "benchmarks/calibration.rst",
+    "benchmarks/cheaper_heads.rst",
     "benchmarks/coverage.rst",
     "benchmarks/growth.rst",
     "benchmarks/leave_one_out.rst",
