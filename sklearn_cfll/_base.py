@@ -22,6 +22,7 @@ from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
 from sklearn_cfll._device import device_or_cpu, lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
+from sklearn_cfll._grids import refuse_other_shape
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem, state_problem
 from sklearn_cfll._sums import HeadSums
@@ -33,7 +34,7 @@ from sklearn_cfll._validation import (
     read_weights,
     read_X,
 )
-from sklearn_cfll.batches import chunk_slices, share_memory
+from sklearn_cfll.batches import chunk_slices, numbers_in, share_memory
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
@@ -63,8 +64,9 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
             Training rows; n-D where the backbone takes it.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+        y : array-like of shape (n_samples,), (n_samples, n_outputs) or on a grid
+            Targets. Where the backbone gives features (n_samples, *grid, d), those of
+            a regression are (n_samples, *grid) or (n_samples, *grid, n_outputs).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in the head's solves and in the backbone's loss. A
             row of weight zero counts as absent.
@@ -189,7 +191,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
         Returns
         -------
-        features : array of shape (n_samples, d)
+        features : array of shape (n_samples, d) or (n_samples, *grid, d)
             In the dtype of X; what the head multiplies by ``coef_``.
         """
         check_is_fitted(self)
@@ -225,11 +227,17 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             network.eval()
         backbone, head = network.backbone, network.head.weight
         source, dtype, device = share_memory(X), self._input_dtype, head.device
-        numbers = max(sum(head.shape), *source.shape[1:])
+        # On a grid no more points than X has numbers.
+        points = source[0].numel() if self._targets.n_grid_axes else 1
+        numbers = max(points * sum(head.shape), numbers_in(source.shape[1:]))
         outputs = []
         with torch.inference_mode():
             for rows in chunk_slices(len(source), numbers, device):
-                output = backbone(source[rows].to(device, dtype))
+                try:
+                    output = backbone(source[rows].to(device, dtype))
+                except Exception as error:
+                    refuse_other_shape(self, X, error)
+                    raise
                 if weight is not None and bias is not None:
                     weight, bias = weight.to(output), bias.to(output)
                     output = nn.functional.linear(output, weight, bias)
@@ -270,6 +278,11 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _loss_unit(self) -> float:
         """Squared error of targets that are not predicted at all, about."""
         return 1.0
+
+    @property
+    def _weights_are_relative(self) -> bool:
+        """Whether weights are other than counts of equal rows."""
+        return False
 
     @property
     def _output_weight(self) -> Callable[..., Tensor] | None:

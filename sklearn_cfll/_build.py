@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
+from sklearn_cfll._grids import misfit
 from sklearn_cfll._problem import Problem, missing_targets
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
@@ -30,7 +31,8 @@ from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
     """Make the skorch net, with a new network or a copy of a trained one."""
     batches, held_out = problem.batches, problem.held_out_batches
-    network = _network(estimator, batches, trained)
+    network = _network(estimator, problem, trained)
+    problem.encode_held_out(estimator)
     factory, lr, params = _optimizer(estimator, network)
     callbacks = _callbacks(estimator, held_out is not None)
     schedule = estimator.lr_schedule
@@ -60,11 +62,10 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
     return CFLLNet(network, **settings)
 
 
-def _network(
-    estimator: Any, batches: TensorBatches, trained: Network | None
-) -> Network:
+def _network(estimator: Any, problem: Problem, trained: Network | None) -> Network:
+    batches = problem.batches
     if trained is None:
-        return build_network(estimator.backbone, batches)
+        return build_network(estimator, problem)
     network = copy.deepcopy(trained)
     place(network.backbone, batches.device, batches.dtype)
     network.head.to(batches.device)
@@ -91,15 +92,18 @@ def _optimizer(
     return factory, lr, params
 
 
-def build_network(backbone: Any, batches: TensorBatches) -> Network:
+def build_network(estimator: Any, problem: Problem) -> Network:
     """Make the user's backbone, on the device, with a head of zeros.
+
+    Where it gives features on a grid, the targets are encoded as those of its points.
 
     Raises
     ------
     ValueError, TypeError
         Where it can't be built, raises, or gives other than rows of finite features.
     """
-    backbone = as_backbone(backbone)
+    batches = problem.batches
+    backbone = as_backbone(estimator.backbone)
     name = _describe(backbone)
     try:
         module = backbone.build(batches)
@@ -107,18 +111,21 @@ def build_network(backbone: Any, batches: TensorBatches) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"backbone {name} could not be built: {reason}") from error
     module = place(module, batches.device, batches.dtype)
-    n_features = _probe(module, name, batches)
+    *grid, n_features = _probe(module, name, batches)
+    if grid:
+        problem.put_on_grid(estimator, len(grid))
     n_outputs = batches.encoded.shape[-1]
     head = ClosedFormHead(n_features, n_outputs, dtype=wide_dtype(batches.device))
     return Network(module, head.to(batches.device))
 
 
 @torch.no_grad()
-def _probe(module: torch.nn.Module, name: str, batches: TensorBatches) -> int:
-    """Run the backbone on a few rows; give the number of features, or say the fault."""
+def _probe(
+    module: torch.nn.Module, name: str, batches: TensorBatches
+) -> tuple[int, ...]:
+    """Run the backbone on a few rows; give the shape of one's features."""
     index = torch.arange(min(2, batches.n_samples))
-    inputs, targets = batches[index]
-    X = inputs["X"]
+    X = batches[index][0]["X"]
     given = f"X of shape {tuple(X.shape)}"
     module.eval()
     try:
@@ -137,12 +144,11 @@ def _probe(module: torch.nn.Module, name: str, batches: TensorBatches) -> int:
             f"backbone {name} returned complex features; it must return real ones, "
             "for example by torch.view_as_real."
         )
-    wanted = tuple(targets.shape[:-1])
-    if tuple(features.shape[:-1]) != wanted or features.shape[-1] == 0:
-        shape = ", ".join(map(str, [*wanted, "n_features"]))
+    shape_fault = misfit(tuple(features.shape), len(X), np.shape(batches.y))
+    if shape_fault:
         raise ValueError(
             f"backbone {name} returned features of shape {tuple(features.shape)} for "
-            f"{given}; it must return ({shape}) with n_features of at least 1."
+            f"{given}; {shape_fault}"
         )
     if not features.isfinite().all():
         raise ValueError(
@@ -150,7 +156,7 @@ def _probe(module: torch.nn.Module, name: str, batches: TensorBatches) -> int:
             "scale X or check the backbone's initial weights."
         )
     module.train()
-    return int(features.shape[-1])
+    return tuple(features.shape[1:])
 
 
 def _describe(backbone: Backbone) -> str:

@@ -11,9 +11,9 @@ from sklearn.base import _fit_context
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
-from sklearn_cfll._final import stream
 from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import stream
 from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll._undo import all_or_nothing

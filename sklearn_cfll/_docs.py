@@ -73,8 +73,9 @@ device : str or torch.device, default="auto"
 callbacks : list of skorch callbacks, default=None
     Copied; the trained ones stand in ``net_.callbacks_``.
 net_params : dict, default=None
-    Further arguments of :class:`CFLLNet`, such as ``{"compile": True}`` or
-    ``{"head_update": KalmanUpdate()}``.
+    Further arguments of :class:`CFLLNet`, such as ``{"compile": True}``,
+    ``{"head_update": KalmanUpdate()}`` or ``{"batch_transform": augment}``, a function
+    of each training batch's inputs.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head.
 stream_epochs : int or "auto", default="auto"

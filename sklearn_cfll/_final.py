@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import Any
 
@@ -11,18 +10,17 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from sklearn_cfll._left_out import left_out_errors
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import moments_over, points_of, stream
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import (
     AnyMoments,
     AnyPath,
     errors_of,
-    merge,
-    moments_of,
     path_of,
 )
-from sklearn_cfll.head import as_rows
 from sklearn_cfll.net import CFLLNet
 
 # Relative to the mean feature energy, thus the same for every backbone.
@@ -33,28 +31,10 @@ _MOST_LEFT_OUT = 2**20
 _LEAST_SAMPLE = 1_000
 
 
-def stream(net: CFLLNet, batches: TensorBatches) -> Any:
-    """Yield features, targets and weights, chunk by chunk, without gradients."""
-    network = net.module_
-    n_features, n_outputs = network.head.weight.shape
-    numbers = n_features + n_outputs
-    weight = batches.sample_weight
-    if net.output_weight is not None or (weight is not None and weight.ndim > 1):
-        numbers = n_features * n_outputs  # features in each output's own basis
-    for X, rows in batches.chunks(numbers):
-        features = network.backbone(X)
-        targets = batches.encoded[rows]
-        yield as_rows(features, targets, None if weight is None else weight[rows])
-
-
 @torch.no_grad()
 def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
     """Moments of the backbone's features and of the targets, over all rows."""
-    parts = (
-        moments_of(features, targets, net.row_weights(targets, weight))
-        for features, targets, weight in stream(net, batches)
-    )
-    moments = functools.reduce(merge, parts)
+    moments = moments_over(net, batches)
     if not moments.finite:
         raise FloatingPointError(
             "the trained backbone's features of the training rows are not finite, or "
@@ -204,8 +184,9 @@ def solve_head(
     alpha : float, array of shape (k,) or None
         The exact head's ridge; None where the head of the training was kept.
     errors : dict of Tensors of shape (n_alphas, k), or (n_alphas, 1) where pooled
-        Errors of the path on "held_out" rows and by "leave_one_out", as far as they
-        were taken; None where ``alpha`` is not "auto".
+        Errors of the path on "held_out" rows and by "leave_one_out", or on a grid by
+        "cross_validation" over the samples, as far as they were taken; None where
+        ``alpha`` is not "auto".
     """
     net.module_.eval()
     path = training_path(net, problem.batches)
@@ -218,7 +199,9 @@ def solve_head(
             net, path, problem.held_out_batches, candidates, pooled and automatic
         )
         taken["held_out"] = errors
-    if automatic and (leave_out or current is None):
+    if automatic and current is None and points_of(problem.batches) > 1:
+        taken["cross_validation"] = left_out_errors(net, problem, candidates)
+    elif automatic and (leave_out or current is None):
         left_out = leave_one_out_errors(net, path, problem, candidates, pooled)
         taken["leave_one_out"] = left_out
     if automatic:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores
-from sklearn_cfll._final import stream
 from sklearn_cfll._problem import Problem, missing_targets
+from sklearn_cfll._stream import points_of, stream
 from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
 from sklearn_cfll.functional.paths import AnyPath, path_of
 from sklearn_cfll.functional.posterior import (
@@ -51,7 +51,10 @@ class LearntErrors(BaseCFLL):
             rows.residual, rows.leverage, rows.weight
         )
         self._noise_is_seen = False
-        self._conformal = self._scores(rows, variance) if rows.held_out else None
+        self._conformal = None
+        if rows.held_out:
+            points = points_of(problem.held_out_batches or problem.batches)
+            self._conformal = self._scores(rows, variance, points)
         self._describe_errors(path, alpha, variance)
         for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
             delattr(self, name)  # of an earlier fit
@@ -91,12 +94,18 @@ class LearntErrors(BaseCFLL):
         if sums.stale or sums.aged:
             del self.log_evidence_  # which is of rows, not of what is left of them
 
-    def _scores(self, rows: UnseenRows, variance: Tensor) -> ConformalScores:
-        """Errors of held-out rows in units of their standard deviations."""
+    def _scores(
+        self, rows: UnseenRows, variance: Tensor, points: int
+    ) -> ConformalScores:
+        """Errors of held-out rows in units of their standard deviations.
+
+        Samples are exchangeable, the points of a grid are not: the largest counts.
+        """
         spread = variance * (1 + self.posterior_scale_ * rows.leverage)
         scores = rows.residual.abs() / spread.sqrt()
         scores[rows.weight.reshape(len(scores), -1).expand_as(scores) == 0] = np.nan
-        return ConformalScores.of(scores.numpy())
+        by_sample = scores.reshape(-1, points, scores.shape[1]).amax(1)
+        return ConformalScores.of(by_sample.numpy())
 
     def _leave_one_out(
         self, net: CFLLNet, problem: Problem, path: AnyPath, alpha: Tensor
@@ -130,6 +139,7 @@ class LearntErrors(BaseCFLL):
         batches = {
             "held_out": problem.held_out_batches,
             "leave_one_out": problem.batches,
+            "cross_validation": problem.batches,
         }
         for name, rows in batches.items():
             errors = (self.alpha_path_ or {}).get(name)

@@ -16,8 +16,9 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
-from sklearn_cfll._final import leave_one_out, stream
+from sklearn_cfll._final import leave_one_out
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import stream
 from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import AnyPath

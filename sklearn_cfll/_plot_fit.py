@@ -10,7 +10,11 @@ from numpy.typing import ArrayLike
 from sklearn_cfll._display import Display, column, fitted
 
 _QUANTITIES = ("loss", "score")
-_LABELS = {"held_out": "held-out rows", "leave_one_out": "leave-one-out"}
+_LABELS = {
+    "held_out": "held-out rows",
+    "leave_one_out": "leave-one-out",
+    "cross_validation": "cross-validation over samples",
+}
 
 
 class TrainingCurveDisplay(Display):

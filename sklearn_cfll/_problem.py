@@ -43,11 +43,30 @@ class Problem:
     max_epochs: int
     unit: float
 
+    def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
+        """Encode the targets anew, as those of the points of a grid."""
+        y, weight = (
+            self.train.chosen(part) for part in (self.train.y, self.train.weight)
+        )
+        estimator._learn_grid(y, weight, n_grid_axes)
+        self.batches.set_targets(*_encoded(self.train, estimator._encode))
+        held_out = self.held_out_batches
+        if held_out is not None:
+            held_out.batch_size = min(held_out.batch_size, self.batches.batch_size)
+
+    def encode_held_out(self, estimator: Any) -> None:
+        """Encode the held-out targets, once it is known whether they are on a grid."""
+        if self.held_out is not None and self.held_out_batches is not None:
+            encoded, weight = _encoded(
+                self.held_out, lambda y: estimator._encode(y, "y_val")
+            )
+            self.held_out_batches.set_targets(encoded, weight)
+
 
 def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
     """Hold rows out, encode the targets, and resolve what is "auto"."""
     seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-    place = _Place.of(estimator, len(train))
+    place = _Place.of(estimator, train)
     if held_out is None and _holds_out(estimator, len(train)):
         train, held_out = split_rows(
             train,
@@ -65,13 +84,16 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
     if held_out is not None:
         held_out_batches = place.batches(
             held_out,
-            lambda y: estimator._encode(y, "y_val"),
-            batch_size=_HELD_OUT_BATCH,
+            None,  # later, by encode_held_out
+            # Of images and fields no more than the training holds at once.
+            batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
-    unit = _unit(train.chosen(train.weight))
+    unit = np.inf  # where weights are no counts, each row is left out whole
+    if not estimator._weights_are_relative:
+        unit = _unit(train.chosen(train.weight))
     return Problem(
         train, held_out, batches, held_out_batches, seed, int(max_epochs), unit
     )
@@ -86,34 +108,39 @@ class _Place:
     input_dtype: torch.dtype
 
     @classmethod
-    def of(cls, estimator: Any, n_samples: int) -> _Place:
+    def of(cls, estimator: Any, rows: Rows) -> _Place:
         device = resolve_device(estimator.device)
-        dtype = resolve_dtype(estimator.dtype, n_samples, device, defaults.FLOAT64_ROWS)
+        most = defaults.FLOAT64_ROWS if rows.X.ndim == 2 else 0
+        dtype = resolve_dtype(estimator.dtype, len(rows), device, most)
         wide = as_backbone(estimator.backbone).takes_float64
         return cls(device, dtype, wide_dtype(device) if wide else dtype)
 
     def batches(
         self, rows: Rows, encode: Any, *, batch_size: int, generator: Any = None
     ) -> TensorBatches:
-        labels = rows.chosen(rows.y)
-        encoded = encode(labels)
+        encoded, weight = (None, None) if encode is None else _encoded(rows, encode)
         if self.input_dtype == torch.float32:
             check_range(rows.X, training=generator is not None)
-        weight = _scaled(rows.chosen(rows.weight))
-        if missing_targets(encoded):
-            encoded, weight = _without_missing(encoded, weight)
         return TensorBatches(
             rows.X,
             encoded,
             weight,
             rows=rows.index,
-            labels=labels,
+            labels=rows.chosen(rows.y),
             batch_size=batch_size,
             generator=generator,
             dtype=self.dtype,
             input_dtype=self.input_dtype,
             device=self.device,
         )
+
+
+def _encoded(rows: Rows, encode: Any) -> tuple[Any, Any]:
+    """Targets as the head sees them, and weights of mean one."""
+    encoded, weight = encode(rows.chosen(rows.y)), _scaled(rows.chosen(rows.weight))
+    if missing_targets(encoded):
+        return _without_missing(encoded, weight)
+    return encoded, weight
 
 
 def missing_targets(y: Any) -> bool:

@@ -22,6 +22,7 @@ from sklearn_cfll._final import (
     largest_of_the_best,
     training_moments,
 )
+from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import Problem, state_problem
 from sklearn_cfll._sums import HeadSums, in_user_units, size_of
 from sklearn_cfll._transfer import with_new_head
@@ -89,6 +90,7 @@ class Streaming(BaseCFLL):
             train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
             if first:
                 self._start_targets(train)
+            refuse_on_grid(self, "partial_fit")
             view = self._as_streaming(first)
             problem = state_problem(view, train, None)
             before = None if first else self._before(problem)
@@ -135,6 +137,7 @@ class Streaming(BaseCFLL):
         if not first and view.max_epochs == 0:
             return with_new_head(self.net_, self.backbone_), False
         net = build_net(view, problem, None if first else self.net_.module_)
+        refuse_on_grid(view, "partial_fit")
         net.fit(problem.batches, None)
         net.module_.eval()
         self.history_ = net.history
@@ -245,6 +248,7 @@ class Streaming(BaseCFLL):
             are not always noticed.
         """
         check_is_fitted(self)
+        refuse_on_grid(self, "forget")
         if self._sums.stale or self._sums.aged:
             cause, cure = "has moved", "stream_epochs=0"
             if not self._sums.stale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +22,35 @@ class StandardisedTargets:
     ----------
     mean, scale : array of shape (n_outputs,)
     shape : tuple
-        Shape of one sample's targets as given: () or (n_outputs,).
+        Shape of the targets of one sample, or of one point of its grid, as given: ()
+        or (n_outputs,).
+    n_grid_axes : int
+        Axes of the grid between the samples and the outputs.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     shape: tuple[int, ...]
+    n_grid_axes: int = 0
 
     @classmethod
     def fitted(
-        cls, y: NDArray[Any], weight: NDArray[Any] | None
+        cls,
+        y: NDArray[Any],
+        weight: NDArray[Any] | None,
+        *,
+        n_grid_axes: int = 0,
+        shared_scale: bool = False,
     ) -> StandardisedTargets:
-        """Learn the outputs' weighted means and standard deviations."""
-        table = y.reshape(len(y), -1)
-        weight = None if weight is None else weight / weight.max()
+        """Learn the outputs' weighted means and standard deviations.
+
+        With ``shared_scale`` all outputs have one scale, so that errors add up as they
+        do in the units of y.
+        """
+        shape = y.shape[1 + n_grid_axes :]
+        table = y.reshape(-1, math.prod(shape))
+        if weight is not None:
+            weight = np.repeat(weight / weight.max(), len(table) // len(y))
         if np.isnan(table.sum()):
             table, weight = _known(table, weight)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -49,8 +65,10 @@ class StandardisedTargets:
             )
         deviation = np.sqrt(variance)
         spacing = np.finfo(float).eps * len(y) * np.abs(mean)
+        if shared_scale:
+            deviation = np.full_like(deviation, np.sqrt(variance.mean()))
         scale = np.where(deviation > spacing, deviation, 1.0)
-        return cls(mean, scale, y.shape[1:])
+        return cls(mean, scale, shape, n_grid_axes)
 
     @property
     def n_outputs(self) -> int:
@@ -58,30 +76,39 @@ class StandardisedTargets:
         return len(self.mean)
 
     def encode(self, y: NDArray[Any], name: str = "y") -> NDArray[np.float64]:
-        """Give (n_samples, n_outputs) of mean zero and variance one."""
-        if y.shape[1:] != self.shape:
+        """Give (n_samples, *grid, n_outputs) of mean zero and variance one."""
+        first = 1 + self.n_grid_axes
+        if y.ndim != first + len(self.shape) or y.shape[first:] != self.shape:
+            grid = [f"grid_{i}" for i in range(1, first)]
             raise ValueError(
                 f"{name} has shape {y.shape} but the y of the training has shape "
-                f"{('n_samples', *self.shape)}; pass the same outputs.".replace("'", "")
+                f"{('n_samples', *grid, *self.shape)}; pass the same outputs.".replace(
+                    "'", ""
+                )
             )
-        encoded = y.reshape(len(y), -1) - self.mean
+        encoded = y.reshape(*y.shape[:first], self.n_outputs) - self.mean
         encoded /= self.scale
         return encoded
 
     def decode(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
         """Give predictions in the units and the shape of y."""
         decoded = predictions * self.scale + self.mean
-        return decoded.reshape(-1, *self.shape)
+        return decoded.reshape(*predictions.shape[:-1], *self.shape)
 
     def score(self, predictions: Any, y: Any, weight: Any) -> float:
         """R2 of decoded predictions; not-a-number on one row, where it has no sense.
 
         With missing targets the mean of the outputs', each on the rows that have it.
+        The points of a grid are rows with their sample's weight.
         """
         if np.isnan(y).any():
             return _score_of_known(predictions, y, weight)
         if len(y) < 2:
             return float("nan")
+        if self.n_grid_axes:
+            y, predictions = (v.reshape(-1, self.n_outputs) for v in (y, predictions))
+            if weight is not None:
+                weight = np.repeat(weight, len(y) // len(weight))
         return float(r2_score(y, predictions, sample_weight=weight))
 
 
@@ -123,6 +150,7 @@ class ClassTargets:
 
     classes: NDArray[Any]
     n_outputs = 1
+    n_grid_axes = 0
 
     @classmethod
     def fitted(cls, y: NDArray[Any], weight: NDArray[Any] | None) -> ClassTargets:

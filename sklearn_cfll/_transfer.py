@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._device import lapack_on_one_thread
+from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import state_problem
 from sklearn_cfll._validation import read_rows
 from sklearn_cfll.functional.ridge import wide_dtype
@@ -57,11 +58,13 @@ class Transfer(BaseCFLL):
             A new fitted estimator; this one stays as it is.
         """
         check_is_fitted(self)
+        refuse_on_grid(self, "refit_head")
         new = copy.copy(self)
         train = read_rows(new, X, y, sample_weight, reset=False, new_targets=True)
         held_out = new._read_held_out(X_val, y_val, sample_weight_val)
         new._learn_targets(train.chosen(train.y), train.chosen(train.weight))
         problem = state_problem(new._as_trained(), train, held_out)
+        problem.encode_held_out(new)
         n_outputs = problem.batches.encoded.shape[-1]
         net = with_new_head(self.net_, copy.deepcopy(self.backbone_), n_outputs)
         net.output_weight, net.decode = new._output_weight, new._targets.decode

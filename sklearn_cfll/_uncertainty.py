@@ -31,7 +31,9 @@ class ErrorBars(LearntErrors, Calibration):
     """Standard deviations, draws and intervals of a regression."""
 
     def _features(self, X: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(self._run(X))
+        """Features (n, d) of rows, or of all points of grids."""
+        features = torch.from_numpy(self._run(X))
+        return features.reshape(-1, features.shape[-1])
 
     def leverage(self, X: Any) -> NDArray[np.float64]:
         """Variance of the head's predictions in units of the noise's.
@@ -46,14 +48,20 @@ class ErrorBars(LearntErrors, Calibration):
         Returns
         -------
         leverage : array of shape (n_samples,) or (n_samples, n_outputs)
-            One for each output where ``alpha_`` is.
+            One for each output where ``alpha_`` is, and on a grid for each point.
         """
         check_is_fitted(self)
-        leverage = self._leverage(read_X(self, X, reset=False))
-        return leverage[:, 0] if leverage.shape[1] == 1 else leverage
+        X = read_X(self, X, reset=False)
+        leverage = self._leverage(X)
+        if self._targets.n_grid_axes:
+            grid = self._raw_predictions(X).shape[:-1]
+            leverage = leverage.reshape(*grid, leverage.shape[1])
+        return leverage[..., 0] if leverage.shape[-1] == 1 else leverage
 
     def _leverage(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        slices = (X[start : start + _SLICE] for start in range(0, len(X), _SLICE))
+        points = X[0].size if self._targets.n_grid_axes else 1
+        size = max(1, _SLICE // points)
+        slices = (X[start : start + size] for start in range(0, len(X), size))
         parts = [self._posterior.leverage(self._features(part)) for part in slices]
         leverage: NDArray[np.float64] = torch.cat(parts).numpy()
         return leverage
@@ -75,6 +83,11 @@ class ErrorBars(LearntErrors, Calibration):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Add standard deviations, or covariances, to predictions."""
         X = read_X(self, X, reset=False)
+        if covariance and self._targets.n_grid_axes:
+            raise ValueError(
+                "return_cov=True is not available for targets on a grid, whose points "
+                "are too many; take return_std=True, or draws of sample_y."
+            )
         if covariance:
             return predictions, self._covariance(X)
         return predictions, self._deviation(X).reshape(predictions.shape)
@@ -122,7 +135,9 @@ class ErrorBars(LearntErrors, Calibration):
         predictions = self.predict(X)
         y = self._read_labelled(predictions, y)
         deviation = self._deviation(read_X(self, X, reset=False))
-        return np.abs(y - predictions).reshape(deviation.shape) / deviation
+        scores = np.abs(y - predictions).reshape(deviation.shape) / deviation
+        by_sample: NDArray[np.float64] = scores.reshape(len(y), -1, scores.shape[1])
+        return by_sample.max(1)
 
     def predict_interval(
         self, X: Any, coverage: float = 0.9, *, groups: Any = None
@@ -144,7 +159,8 @@ class ErrorBars(LearntErrors, Calibration):
         Returns
         -------
         intervals : array of shape (n_samples, 2) or (n_samples, n_outputs, 2)
-            Lower and upper ends, in the units of y.
+            Lower and upper ends, in the units of y. On a grid they are a band, which
+            holds an output's whole field with this probability.
 
         Raises
         ------
@@ -171,5 +187,6 @@ class ErrorBars(LearntErrors, Calibration):
         check_is_fitted(self)
         predictions, deviation = self._with_spread(X, self.predict(X), covariance=False)
         limits = self._limits(coverage, predictions, groups)
-        half = limits.reshape(-1, *predictions.shape[1:]) * deviation
+        grid = [1] * self._targets.n_grid_axes
+        half = limits.reshape(-1, *grid, *self._targets.shape) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)

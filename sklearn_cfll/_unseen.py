@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_cfll._final import stream
+from sklearn_cfll._left_out import left_out_rows
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import points_of, stream
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.folds import leave_one_out_residuals
 from sklearn_cfll.functional.paths import AnyPath
@@ -20,6 +22,7 @@ from sklearn_cfll.net import CFLLNet
 _MOST_ROWS = 20_000
 _MOST_NUMBERS = 2**20
 _LEAST_ROWS = 1_000
+_LEAST_SAMPLES = 100
 
 
 class UnseenRows(NamedTuple):
@@ -53,6 +56,8 @@ def unseen_rows(
     """
     batches = problem.held_out_batches
     held_out = batches is not None
+    if not held_out and points_of(problem.batches) > 1:
+        return _joined(left_out_rows(net, problem, alpha), held_out=False)
     parts = []
     for features, targets, weight in stream(
         net, sample_of(problem.batches if batches is None else batches)
@@ -71,6 +76,12 @@ def unseen_rows(
             # The head without the row knows less of it: h / (1 - h), by Woodbury.
             leverage = leverage / (1 - taken * leverage).clamp_min(1e-10)
         parts.append((residual, leverage, weight))
+    return _joined(parts, held_out)
+
+
+def _joined(
+    parts: Iterable[tuple[Tensor, Tensor, Tensor]], held_out: bool
+) -> UnseenRows:
     residual, leverage, weight = map(torch.cat, zip(*parts, strict=True))
     return UnseenRows(residual, leverage, weight, held_out)
 
@@ -104,8 +115,11 @@ def rows_weight(weight: Tensor | None, targets: Tensor) -> Tensor:
 
 def sample_of(batches: TensorBatches) -> TensorBatches:
     """Evenly spaced rows, where there are more than are needed."""
+    points = points_of(batches)
     most = max(_LEAST_ROWS, _MOST_NUMBERS // batches.encoded.shape[-1])
     most = min(most, _MOST_ROWS)
+    if points > 1:  # intervals need samples, of which each is one score
+        most = max(_LEAST_SAMPLES, _MOST_NUMBERS // points)
     if batches.n_samples <= most:
         return batches
     return batches.take(np.linspace(0, batches.n_samples - 1, most))

@@ -17,6 +17,7 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
+from sklearn_cfll._grids import read_other_resolution, takes_other_resolutions
 from sklearn_cfll.backbones import Backbone, ModuleBackbone, name_of
 from sklearn_cfll.mlp import MLP
 
@@ -57,6 +58,8 @@ def read_X(estimator: Any, X: Any, *, reset: bool, least: int = 1) -> NDArray[An
     if not reset and _is_plain(X, estimator):
         return X
     with numbers_wanted("X", "encode text, by OneHotEncoder in a pipeline for example"):
+        if not reset and takes_other_resolutions(estimator):
+            return read_other_resolution(estimator, X)
         return validate_data(
             estimator,
             X,
@@ -77,7 +80,9 @@ def _is_plain(X: Any, estimator: Any) -> bool:
         return False
     if X.dtype not in (np.float32, np.float64) or X.ndim < 2 or len(X) == 0:
         return False
-    if X.shape[1] != estimator.n_features_in_:
+    if X.shape[1] != estimator.n_features_in_ or X.ndim - 1 != len(
+        estimator._sample_shape
+    ):
         return False
     with np.errstate(all="ignore"):
         return bool(np.isfinite(X.sum()))
@@ -107,6 +112,8 @@ def read_rows(
     if y is None:
         validate_data(estimator, X, y, reset=reset)  # raises, saying that y is needed
     X = read_X(estimator, X, reset=reset, least=2 if reset else 1)
+    if reset:
+        estimator._sample_shape = X.shape[1:]
     y = estimator._read_targets(y)
     check_consistent_length(X, y)
     if sample_weight is not None and not np.asarray(sample_weight).any():

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.layers import FeaturesLast
 
 
 class Backbone(BaseEstimator):
@@ -49,6 +50,10 @@ class TorchBackbone(Backbone):
         Called with ``params`` and the size of the input: as ``in_features`` where it
         has a parameter of that name, else as its first argument where that is not
         among ``params`` and has no default.
+    feature_axis : int, default=-1
+        Axis of the features in what the module returns: 1 for convolutions and Fourier
+        neural operators, which return (n_samples, n_features, ...). It is moved to the
+        end as a view, without a copy.
     **params
         The factory's other parameters; ``get_params``, ``set_params`` and a grid
         search see them as ``backbone__name``.
@@ -64,11 +69,20 @@ class TorchBackbone(Backbone):
     16
     """
 
-    def __init__(self, factory: Callable[..., nn.Module], **params: Any) -> None:
+    def __init__(
+        self,
+        factory: Callable[..., nn.Module],
+        *,
+        feature_axis: int = -1,
+        **params: Any,
+    ) -> None:
         self.factory = factory
+        self.feature_axis = feature_axis
         self._names = tuple(params)
         for name, value in params.items():
             setattr(self, name, value)
+
+    _OWN = ("factory", "feature_axis")
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name, the factory among them.
@@ -82,7 +96,9 @@ class TorchBackbone(Backbone):
         -------
         params : dict
         """
-        return {name: getattr(self, name) for name in ("factory", *self._names)}
+        own = ("factory",) if self.feature_axis == -1 else self._OWN
+        names = (*own, *self._names)
+        return {name: getattr(self, name) for name in names}
 
     def set_params(self, **params: Any) -> TorchBackbone:
         """Set the factory or any parameter that the factory takes.
@@ -100,12 +116,13 @@ class TorchBackbone(Backbone):
         signature = inspect.signature(factory).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.values())
         for name, value in params.items():
-            if name not in ("factory", *self._names, *signature) and not open_ended:
+            known = name in (*self._OWN, *self._names, *signature)
+            if not (known or open_ended):
                 raise ValueError(
                     f"Invalid parameter {name!r} for backbone {name_of(factory)}; "
                     f"valid parameters are {sorted({*signature, *self._names})}."
                 )
-            if name not in ("factory", *self._names):
+            if name not in (*self._OWN, *self._names):
                 self._names += (name,)
             setattr(self, name, value)
         return self
@@ -136,6 +153,8 @@ class TorchBackbone(Backbone):
                 f"backbone {name_of(self.factory)} returned a "
                 f"{type(module).__name__}; it must return a torch.nn.Module."
             )
+        if self.feature_axis != -1:
+            module = FeaturesLast(module, self.feature_axis)
         return module
 
     def _size_argument(self, params: dict[str, Any], size: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 _CHUNK_NUMBERS = 2**22
 _CACHED_NUMBERS = 2**18
 _CHUNK_ROWS = 1024
+_CHANNELS = 16
 
 
 class TensorBatches(Dataset):
@@ -84,11 +86,7 @@ class TensorBatches(Dataset):
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
         self.targets: Tensor | OneHot | None
-        if isinstance(targets, OneHot):
-            self.targets = targets.to(self.device, self.dtype)
-        else:
-            self.targets = self._placed(targets)
-        self.sample_weight = self._placed(sample_weight)
+        self.set_targets(targets, sample_weight)
         if self.device.type != "cpu" or self.batch_size == self.n_samples:
             source = self._source if self._rows is None else self._source[self._rows]
             self._source, self._rows = source.to(self.device, self.input_dtype), None
@@ -97,6 +95,24 @@ class TensorBatches(Dataset):
         if values is None:
             return None
         return share_memory(values).to(self.device, self.dtype)
+
+    def set_targets(
+        self,
+        targets: ArrayLike | Tensor | OneHot | None,
+        sample_weight: ArrayLike | Tensor | None,
+    ) -> None:
+        """Take other targets and weights for the same rows.
+
+        Parameters
+        ----------
+        targets : array, Tensor or OneHot of shape (n_samples, ...), or None
+        sample_weight : array or Tensor of shape (n_samples, ...), or None
+        """
+        self.sample_weight = self._placed(sample_weight)
+        if isinstance(targets, OneHot):
+            self.targets = targets.to(self.device, self.dtype)
+        else:
+            self.targets = self._placed(targets)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -175,7 +191,7 @@ class TensorBatches(Dataset):
         X : Tensor of shape (n_chunk, ...)
         rows : slice
         """
-        numbers = max(1, numbers_per_row, *self.sample_shape)
+        numbers = max(1, numbers_per_row, numbers_in(self.sample_shape))
         for rows in chunk_slices(self.n_samples, numbers, self.device):
             source = self._source[rows if self._rows is None else self._rows[rows]]
             yield source.to(self.device, self.input_dtype), rows
@@ -257,6 +273,15 @@ class TensorBatches(Dataset):
             input_dtype=self.input_dtype,
             device=self.device,
         )
+
+
+def numbers_in(sample_shape: tuple[int, ...]) -> int:
+    """Numbers that a network holds for a sample of X, about.
+
+    The layers for an image or a field have channels at each of its points.
+    """
+    numbers = math.prod(sample_shape)
+    return numbers if len(sample_shape) < 2 else _CHANNELS * numbers
 
 
 def chunk_slices(n_rows: int, numbers: int, device: torch.device) -> Iterator[slice]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from typing import Any
 
 import torch
 from skorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class StopTraining(KeyboardInterrupt):
@@ -34,7 +35,7 @@ class BestState(Callback):
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Forget the last training."""
         self.best_ = math.inf
-        self.state_: dict[str, Tensor] | None = None
+        self.state_: dict[str, Any] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Copy the state where the epoch is the best so far."""
@@ -42,7 +43,7 @@ class BestState(Callback):
         value = value if self.lower_is_better else -value
         if value < self.best_:
             self.best_ = value
-            self.state_ = _copy(net.module_.state_dict())
+            self.state_ = copied_state(net.module_)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Load the best state."""
@@ -138,6 +139,14 @@ class Progress(Callback):
         self.bar_ = None
 
 
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def copied_state(module: nn.Module) -> dict[str, Any]:
+    """Copy a module's state, as ``load_state_dict`` takes it.
+
+    Some modules add notes of their own, which only they themselves could load.
+    """
     with torch.no_grad():
-        return {name: value.clone() for name, value in state.items()}
+        return {
+            name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            for name, value in module.state_dict().items()
+            if isinstance(value, Tensor) or name.endswith("_extra_state")
+        }

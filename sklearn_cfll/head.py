@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sklearn_cfll.functional.proximal import solve_update
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
+from sklearn_cfll.functional.streamed import streamed_update
 from sklearn_cfll.prox import PrequentialProx
+
+# Numbers of a grid's features that are rows at once, 32 MB of them in float64.
+_MOST_NUMBERS = 2**22
 
 # A first head that is hardly penalised is large, and large heads make large
 # gradients in the backbone.
@@ -107,8 +113,16 @@ class ClosedFormHead(nn.Module):
         -------
         self : ClosedFormHead
         """
-        features, targets, sample_weight = as_rows(features, targets, sample_weight)
         features = features.detach()
+        if _streams(features, sample_weight) and isinstance(prox, float | int):
+            parts = rows_by_rows(features, targets, sample_weight)
+            head = streamed_update(
+                parts, self.weight, self.bias, alpha=alpha, prox=prox
+            )
+            self.replace_(head.weight, head.bias, head.solved)
+            self.slope = None
+            return self
+        features, targets, sample_weight = as_rows(features, targets, sample_weight)
         if isinstance(prox, PrequentialProx):
             head = self._learn(
                 features, targets, prox, alpha=alpha, sample_weight=sample_weight
@@ -239,3 +253,36 @@ def as_rows(
         targets.reshape(-1, n_outputs),
         sample_weight,
     )
+
+
+def rows_by_rows(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Flatten as :func:`as_rows` does, large grids in parts.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, ..., d)
+    targets : Tensor of shape (n, ..., k)
+    sample_weight : Tensor of shape (n,), default=None
+
+    Yields
+    ------
+    features, targets, sample_weight
+        Of some of the rows.
+    """
+    if features.ndim == 2 or features.numel() <= _MOST_NUMBERS:
+        yield as_rows(features, targets, sample_weight)
+        return
+    n_lines = max(1, _MOST_NUMBERS // features[0, 0].numel())
+    for i in range(len(features)):
+        weight = None if sample_weight is None else sample_weight[i : i + 1]
+        for start in range(0, features.shape[1], n_lines):
+            part = (slice(i, i + 1), slice(start, start + n_lines))
+            yield as_rows(features[part], targets[part], weight)
+
+
+def _streams(features: Tensor, sample_weight: Tensor | None) -> bool:
+    """Whether a batch's grids are too large to be copied as rows."""
+    shared = sample_weight is None or sample_weight.ndim == 1
+    return features.ndim > 2 and shared and features.numel() > _MOST_NUMBERS

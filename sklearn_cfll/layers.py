@@ -74,6 +74,36 @@ class Standardize(nn.Module):
         return ((X.to(self.mean) - self.mean) / self.scale).to(self.dtype)
 
 
+class FeaturesLast(nn.Module):
+    """Move the axis of a module's features to the end, as a view of the same memory.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    axis : int
+        Of the features, in what the module returns.
+    """
+
+    def __init__(self, module: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.module = module
+        self.axis = axis
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Compute features.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, ...)
+
+        Returns
+        -------
+        features : Tensor of shape (n, ..., d)
+        """
+        features: Tensor = self.module(X)
+        return features.movedim(self.axis, -1)
+
+
 class PeriodicEmbedding(nn.Module):
     """Append learnt periodic functions of numeric columns to the columns.
 

@@ -55,6 +55,9 @@ class CFLLNet(TrainingStep):
         forward pass, or after it, with two (the paper's algorithm 1).
     lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
         Factor of the rate at a progress in [0, 1).
+    batch_transform : callable, default=None
+        ``f(X)``, which gives each training batch its augmented inputs, a Tensor of the
+        same samples on the device. The exact head is solved on the rows as they are.
     train_score : callable, default=None
         ``f(predictions, targets, sample_weight)``, tallied over each epoch's batches;
         None records R2.
@@ -84,6 +87,7 @@ class CFLLNet(TrainingStep):
         output_weight: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
+        batch_transform: Callable[[Tensor], Tensor] | None = None,
         train_score: Callable[..., Tensor] | None = None,
         valid_score: Callable[..., float] | None = None,
         decode: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -105,6 +109,7 @@ class CFLLNet(TrainingStep):
         self.output_weight = output_weight
         self.update_order = update_order
         self.lr_schedule = lr_schedule
+        self.batch_transform = batch_transform
         self.train_score = train_score
         self.valid_score = valid_score
         self.decode = decode

@@ -14,6 +14,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from sklearn_cfll.callbacks import copied_state
+
 # Steps from one look at the losses to the next; each look is one synchronisation.
 CHECK_EVERY = 50
 
@@ -46,7 +48,7 @@ class State(NamedTuple):
     """All that a step changes."""
 
     step: int
-    module: dict[str, Tensor]
+    module: dict[str, Any]
     slope: Any
     optimizer: Any
     head_update: Any
@@ -191,11 +193,10 @@ class Recovery:
 
     def _save(self, net: Any) -> None:
         with torch.no_grad():
-            module = net.module_.state_dict()
             self._states.append(
                 State(
                     net.step_,
-                    {name: value.clone() for name, value in module.items()},
+                    copied_state(net.module_),
                     net.module_.head.slope,
                     copy.deepcopy(net.optimizer_.state_dict()),
                     copy.deepcopy(net.head_update_),

@@ -7,17 +7,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
 from sklearn_cfll._docs import document
+from sklearn_cfll._grids import relative_weights
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._transfer import Transfer
 from sklearn_cfll._uncertainty import ErrorBars
-from sklearn_cfll._validation import numbers_wanted
+from sklearn_cfll._validation import numbers_wanted, read_weights
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
@@ -34,7 +36,11 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         one takes memory ``O(k d^2)``.
     store_loo : bool, default=False
         Keep the leave-one-out predictions of the training rows, and their score. It
-        costs a further pass over the rows.
+        costs a further pass over the rows. Not for targets on a grid.
+    sample_norm : None or "relative", default=None
+        "relative" weighs each sample by the inverse of its targets' mean square, in
+        addition to ``sample_weight``, so that the loss is the squared relative L2
+        error of a field. All outputs then have one scale.
 
     Attributes
     ----------
@@ -81,6 +87,7 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         **Parameters._parameter_constraints,
         "store_loo": ["boolean"],
         "missing_targets": [StrOptions({"error", "ignore"})],
+        "sample_norm": [None, StrOptions({"relative"})],
     }
     _kind_of_targets = StandardisedTargets
 
@@ -112,6 +119,7 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         forgetting: float = 1.0,
         missing_targets: str = "error",
         store_loo: bool = False,
+        sample_norm: str | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -144,6 +152,7 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         )
         self.store_loo = store_loo
         self.missing_targets = missing_targets
+        self.sample_norm = sample_norm
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         finite: Any = True if self.missing_targets == "error" else "allow-nan"
@@ -151,15 +160,11 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
             y = check_array(
                 y,
                 ensure_2d=False,
+                allow_nd=True,
                 dtype=np.float64,
                 ensure_all_finite=finite,
                 input_name="y",
                 estimator=self,
-            )
-        if y.ndim > 2:
-            raise ValueError(
-                f"y has shape {y.shape}; it must be (n_samples,) or "
-                "(n_samples, n_outputs)."
             )
         return y
 
@@ -167,12 +172,46 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
     ) -> Any:
         weight = super()._read_weights(sample_weight, X, y, reset=reset)
-        if self.missing_targets == "error":
-            return weight
         absent = np.isnan(y).reshape(len(y), -1).all(1)
-        if not absent.any():
+        if absent.any():
+            weight = np.where(absent, 0.0, 1.0 if weight is None else weight)
+        if self.sample_norm is None:
             return weight
-        return np.where(absent, 0.0, 1.0 if weight is None else weight)
+        return relative_weights(y, weight)
+
+    @property
+    def _weights_are_relative(self) -> bool:
+        return self.sample_norm is not None
+
+    def _learn_targets(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
+        self._learn_grid(y, weight, 0)
+
+    def _learn_grid(
+        self, y: NDArray[Any], weight: NDArray[Any] | None, n_grid_axes: int
+    ) -> None:
+        """Learn how to encode y, on a grid of so many axes."""
+        if n_grid_axes:
+            self._refuse_on_grid(y)
+        self._targets = StandardisedTargets.fitted(
+            y,
+            weight,
+            n_grid_axes=n_grid_axes,
+            shared_scale=self._weights_are_relative,
+        )
+        self.n_outputs_ = self._targets.n_outputs
+
+    def _refuse_on_grid(self, y: NDArray[Any]) -> None:
+        if self.store_loo:
+            raise ValueError(
+                "store_loo=True is not available for targets on a grid, whose points "
+                "resemble each other; leave it out, and hold samples out instead "
+                "(early_stopping=True or X_val)."
+            )
+        if np.isnan(y).any():
+            raise ValueError(
+                "y holds not-a-number, which missing_targets='ignore' does not take "
+                "for targets on a grid; leave out the samples, or fill the points."
+            )
 
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         self._take(net)
@@ -213,7 +252,8 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             In the units and the shape of the y of fit, in float64.
         y_std : array like y
-            With ``return_std``: of the head's posterior and the noise together.
+            With ``return_std``: of the head's posterior and the noise together; on a
+            grid that of each point by itself.
         y_cov : array of shape (n_samples, n_samples) or (..., n_outputs)
             With ``return_cov``: its diagonal is the square of the standard deviations.
 
@@ -241,6 +281,33 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
             return predictions
         self._warn_of_seen_noise()
         return self._with_spread(X, predictions, covariance=return_cov)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute R2, the coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like
+            In the shape that :meth:`predict` gives.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            The mean over the outputs. The points of a grid count as rows.
+        """
+        predictions = self.predict(X)
+        if not self._targets.n_grid_axes:
+            return float(r2_score(y, predictions, sample_weight=sample_weight))
+        y = self._read_targets(y)
+        if y.shape != predictions.shape:
+            raise ValueError(
+                f"y has shape {y.shape} but the predictions for X have shape "
+                f"{predictions.shape}; pass the targets of the same samples and points."
+            )
+        weight = read_weights(sample_weight, predictions)
+        return self._targets.score(predictions, y, weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -23,10 +23,13 @@ class TrainingStep(TrainingLoop):
     lr_schedule: Any
     update_order: Any
     output_weight: Any
+    batch_transform: Any
     last_: Any
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Take one step of the backbone and of the head."""
+        if self.batch_transform is not None:
+            batch = self._augmented(batch)
         progress = self.step_ / self.n_steps_
         self._set_rates(progress)
         self.head_progress_ = self.step_ / max(1, self.n_steps_ - 1)
@@ -61,6 +64,19 @@ class TrainingStep(TrainingLoop):
                 self._update_head(batch, self._features_of(batch))
         self.step_ += 1
         return first[0]
+
+    def _augmented(self, batch: Batch) -> Batch:
+        """Let the user's transform change the inputs."""
+        inputs, targets = batch
+        X = self.batch_transform(inputs["X"])
+        if not isinstance(X, Tensor) or len(X) != len(inputs["X"]):
+            got = tuple(X.shape) if isinstance(X, Tensor) else type(X).__name__
+            raise ValueError(
+                f"batch_transform returned {got} for X of shape "
+                f"{tuple(inputs['X'].shape)}; it must return a tensor of as many "
+                "samples."
+            )
+        return {**inputs, "X": X}, targets
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Compute the loss and its gradient in the backbone, at a detached head."""

@@ -97,7 +97,10 @@ ROWS_AND_TARGETS = [
     case(
         "y with three axes",
         ValueError,
-        r"Found array with dim 3.*CFLLRegressor.*",  # scikit-learn's, by version
+        r"backbone MLP returned features of shape \(2, \d+\) for X of shape \(2, 4\); "
+        r"with these, y must be \(n_samples,\) or \(n_samples, n_outputs\), but it has "
+        r"shape \(60, 2, 2\); for others return \(n_samples, \*grid, n_features\) with "
+        r"y's grid\.",
         y=np.zeros((N_ROWS, 2, 2)),
     ),
     case(

@@ -1,0 +1,163 @@
+"""Fourier neural operators: the closed form against training end to end.
+
+The same network of the neuraloperator package maps fields to fields, on the equations
+of ``examples/_fields.py``. End to end it is trained by the package's recipe, Adam on
+the relative L2 error, and by AdamW on its square. Each has its best of four rates, by
+the error on validation samples at the first seed. The closed form has one setting for
+all equations, chosen on other samples of Burgers' equation. Errors are on test samples.
+Results go to a file, a line a run; what is in it is not run again.
+
+    python examples/benchmarks/fields.py --problem burgers --output fields.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _fields import make_burgers, make_darcy, make_vorticity
+from _fno import run_closed_form, run_end_to_end, time_to
+
+RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+# Maker, grid, modes, training samples, validation and test samples.
+PROBLEMS = {
+    "burgers": (make_burgers, 128, (16,), 1000, 200),
+    "darcy": (make_darcy, 16, (8, 8), 1000, 200),
+    "vorticity": (make_vorticity, 32, (12, 12), 200, 50),
+}
+
+
+def main():
+    """Run what is not in the file, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problem", choices=PROBLEMS, default="burgers")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, help="training samples")
+    parser.add_argument("--grid", type=int)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument(
+        "--short",
+        type=int,
+        nargs="*",
+        default=[],
+        help="epochs of further trainings by the closed form, each with its schedule",
+    )
+    parser.add_argument("--output", type=Path, default=Path("fields.jsonl"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = Runs(arguments)
+    best = {}
+    for method in ("package", "adamw"):
+        curves = {rate: runs.get(method, 0, rate, "validation") for rate in RATES}
+        best[method] = min(RATES, key=lambda rate: curves[rate]["errors"][-1])
+    best["closed form"] = 0.01
+    curves = {
+        method: [runs.get(method, s, rate, "test") for s in range(arguments.seeds)]
+        for method, rate in best.items()
+    }
+    report(best, curves)
+    for epochs in arguments.short:
+        short = [
+            runs.get("closed form", seed, 0.01, "test", epochs)
+            for seed in range(arguments.seeds)
+        ]
+        errors = [curve["errors"][-1] for curve in short]
+        seconds = np.median([curve["seconds"][-1] for curve in short])
+        print(f"closed form, {epochs} epochs: {np.median(errors):.5f}, {seconds:.1f} s")
+
+
+class Runs:
+    """Curves of errors by method, seed, rate and the samples that they are on."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        make, grid, self.modes, n_train, n_other = PROBLEMS[arguments.problem]
+        self.grid = arguments.grid or grid
+        self.n_train = arguments.samples or n_train
+        self.make, self.n_other, self.data = make, n_other, None
+        self.done = {}
+        if arguments.output.exists():
+            lines = arguments.output.read_text().splitlines()
+            self.done = {
+                tuple(row["key"]): row["curve"] for row in map(json.loads, lines)
+            }
+
+    def get(self, method, seed, rate, samples, epochs=None):
+        """Give a curve from the file, or make it."""
+        a = self.arguments
+        epochs = epochs or a.epochs
+        size = (self.n_train, self.grid, a.width, epochs)
+        key = (a.problem, *size, method, seed, rate, samples)
+        if key not in self.done:
+            self.done[key] = self.run(method, seed, rate, samples, epochs)
+            with a.output.open("a") as file:
+                row = {"key": key, "curve": self.done[key]}
+                file.write(json.dumps(row) + "\n")
+            print(*key, f"{self.done[key]['errors'][-1]:.5f}", flush=True)
+        return self.done[key]
+
+    def run(self, method, seed, rate, samples, epochs):
+        """Train once; give the errors after each epoch."""
+        if self.data is None:
+            pairs = {"train": self.n_train, "validation": self.n_other}
+            parts = self._draw({**pairs, "test": self.n_other})
+            self.data = parts
+        settings = {
+            "epochs": epochs,
+            "seed": seed,
+            "width": self.arguments.width,
+        }
+        train, test = self.data["train"], self.data[samples]
+        if method == "closed form":
+            return run_closed_form(train, test, self.modes, lr=rate, **settings)[1]
+        settings |= {"rate": rate, "package": method == "package"}
+        return run_end_to_end(train, test, self.modes, **settings)[1]
+
+    def _draw(self, sizes):
+        """Draw samples; standardise the inputs by those of the training."""
+        parts = {
+            name: self.make(n_samples, self.grid, seed=seed)
+            for seed, (name, n_samples) in enumerate(sizes.items())
+        }
+        mean, scale = np.mean(parts["train"][0]), np.std(parts["train"][0])
+        return {
+            name: (
+                ((X - mean) / scale)[:, None].astype(np.float32),
+                y.astype(np.float32),
+            )
+            for name, (X, y) in parts.items()
+        }
+
+
+def report(best, curves):
+    """Print medians over the seeds."""
+    print(f"{'method':<12} {'rate':>6} {'error':>8} {'least':>8} {'most':>8} {'s':>6}")
+    for method, rate in best.items():
+        errors = [curve["errors"][-1] for curve in curves[method]]
+        seconds = np.median([curve["seconds"][-1] for curve in curves[method]])
+        print(
+            f"{method:<12} {rate:>6g} {np.median(errors):>8.5f} {min(errors):>8.5f} "
+            f"{max(errors):>8.5f} {seconds:>6.1f}"
+        )
+    end_to_end = [method for method in best if method != "closed form"]
+    for method in end_to_end:
+        ratios, shares = [], []
+        for mine, other in zip(curves["closed form"], curves[method], strict=True):
+            ratios.append(mine["errors"][-1] / other["errors"][-1])
+            shares.append(time_to(mine, other["errors"][-1]) / other["seconds"][-1])
+        print(
+            f"closed form / {method}: error {np.median(ratios):.3f}, time to its error "
+            f"{np.median(shares):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
