@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "stream_epochs": 3,
     "forgetting": 0.9,
     "missing_targets": "ignore",
+    "sample_norm": "relative",
     "random_state": 3,
     "verbose": 1,
     "class_weight": {0: 2.0, 1: 1.0},

@@ -491,17 +491,17 @@ def test_a_transform_must_give_the_same_samples(transform, got):
 
 
 def test_streams_and_new_targets_are_refused_on_a_grid():
-    X, y = fields()
-    model = on_grid().fit(X, y)
+    X, y = fields(GRIDS["line"])
+    fitted = model().fit(X, y)
     for method in ("partial_fit", "forget", "refit_head"):
         with pytest.raises(ValueError, match=f"{method} is not available for targets"):
-            getattr(model, method)(X, y)
+            getattr(fitted, method)(X, y)
     with pytest.raises(ValueError, match="partial_fit is not available for targets"):
-        on_grid().partial_fit(X, y)
+        model().partial_fit(X, y)
 
 
 def test_missing_targets_are_refused_on_a_grid():
-    X, y = fields()
+    X, y = fields(GRIDS["line"])
     y[0, 0] = np.nan
     with pytest.raises(ValueError, match="fill the points"):
-        on_grid(missing_targets="ignore").fit(X, y)
+        model(missing_targets="ignore").fit(X, y)
