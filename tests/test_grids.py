@@ -487,7 +487,7 @@ def test_a_transform_must_give_the_same_samples(transform, got):
         augmented(transform)
 
 
-# Streams and new targets ---------------------------------------------------------------
+# Streams and new targets ------------------------------------------------------
 
 
 def test_streams_and_new_targets_are_refused_on_a_grid():
