@@ -65,8 +65,8 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
             Training rows; n-D where the backbone takes it.
         y : array-like of shape (n_samples,), (n_samples, n_outputs) or on a grid
-            Targets. With features ``(n_samples, *grid, d)``,
-            the targets of a regression are ``(n_samples, *grid)`` or with ``k`` last.
+            Targets. Where the features are ``(n_samples, *grid, d)``, those of a
+            regression are ``(n_samples, *grid)`` or ``(n_samples, *grid, k)``.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in the head's solves and in the backbone's loss. A
             row of weight zero counts as absent.
