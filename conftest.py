@@ -17,3 +17,6 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 
 # The tests run in several processes, whose threads would compete for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Pictures that doctests draw open no window.
+os.environ.setdefault("MPLBACKEND", "agg")

@@ -22,6 +22,7 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "_build",
     "benchmarks/calibration.rst",
+    "benchmarks/cheaper_heads.rst",
     "benchmarks/coverage.rst",
     "benchmarks/fields.rst",
     "benchmarks/growth.rst",
@@ -51,7 +52,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/_",
+    "ignore_pattern": r"(^|/)_",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,

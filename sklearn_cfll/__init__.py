@@ -6,6 +6,7 @@ from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.kalman import KalmanUpdate
 from sklearn_cfll.mlp import MLP
 from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.persistence import load, save
 from sklearn_cfll.regressor import CFLLRegressor
 from sklearn_cfll.updates import (
     BatchRidgeUpdate,
@@ -28,4 +29,6 @@ __all__ = [
     "ProximalUpdate",
     "RunningAverageUpdate",
     "TorchBackbone",
+    "load",
+    "save",
 ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
@@ -22,10 +21,12 @@ from torch import Tensor, nn
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
 from sklearn_cfll._device import device_or_cpu, lapack_on_one_thread, seeded
-from sklearn_cfll._final import ALPHA_PATH, solve_head
+from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._grids import refuse_other_shape
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._sums import HeadSums
+from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import (
     Rows,
     check_alpha,
@@ -64,8 +65,8 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
             Training rows; n-D where the backbone takes it.
         y : array-like of shape (n_samples,), (n_samples, n_outputs) or on a grid
-            Targets. Where the backbone gives features (n_samples, *grid, d), those of
-            a regression are (n_samples, *grid) or (n_samples, *grid, n_outputs).
+            Targets. Where the features are ``(n_samples, *grid, d)``, those of a
+            regression are ``(n_samples, *grid)`` or ``(n_samples, *grid, k)``.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in the head's solves and in the backbone's loss. A
             row of weight zero counts as absent.
@@ -94,7 +95,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             interrupted (Ctrl-C), which leaves a fitted estimator, and where the
             backbone's features don't vary.
         """
-        with _all_or_nothing(self):
+        with all_or_nothing(self):
             again = self.warm_start and hasattr(self, "net_")
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
@@ -129,19 +130,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _finish(self, net: CFLLNet, problem: Problem) -> None:
         """Solve the exact head over all rows, and publish what was learnt."""
-        head = net.module_.head
-        alpha = check_alpha(self.alpha, head.weight.shape[1])
-        path, chosen, errors = solve_head(
-            net,
-            problem,
-            alpha=alpha,
-            pooled=is_classifier(self),
-            loss_unit=self._loss_unit,
-            leave_out=self.store_loo,
-        )
-        self.alpha_path_ = self._described(errors)
-        kept = alpha if chosen is None else chosen
-        self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
+        path = self._solve(net, problem)
         self.n_recoveries_ = net.n_recoveries_
         history = net.history
         if self.warm_start and "history_" in vars(self):
@@ -153,18 +142,37 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         self._publish(net, problem, path)
         net.release()
 
-    def _described(self, errors: dict[str, Tensor] | None) -> dict[str, Any] | None:
-        """Give the path of alpha and its errors as arrays."""
-        if errors is None:
-            return None
-        arrays = {
-            name: values.cpu().double().numpy() for name, values in errors.items()
-        }
-        return {"alphas": np.array(ALPHA_PATH), **arrays}
+    def _solve(self, net: CFLLNet, problem: Problem) -> AnyPath:
+        """Solve the exact head over all rows."""
+        head = net.module_.head
+        alpha = check_alpha(self.alpha, head.weight.shape[1])
+        path, chosen, errors = solve_head(
+            net,
+            problem,
+            alpha=alpha,
+            pooled=is_classifier(self),
+            loss_unit=self._loss_unit,
+            leave_out=bool(self.store_loo),
+        )
+        self.alpha_path_ = described_path(errors)
+        kept = alpha if chosen is None else chosen
+        self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
+        self._sums = HeadSums.of(path.moments, problem)
+        return path
 
     def _adopt(self, net: CFLLNet, input_dtype: torch.dtype) -> None:
         """Predict by a net from now on."""
         self.net_, self._input_dtype = net, input_dtype
+
+    def _as_trained(self, **params: Any) -> Any:
+        """Give a view of the estimator by which trained parts are used further.
+
+        No rows are held out, and the precision is that of the training.
+        """
+        view = copy.copy(self)
+        dtype = str(self._sums.dtype).removeprefix("torch.")
+        view.__dict__.update(early_stopping=False, dtype=dtype, **params)
+        return view
 
     # Using ----------------------------------------------------------------------
 
@@ -183,7 +191,7 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
         Returns
         -------
-        features : array of shape (n_samples, d) or (n_samples, *grid, d)
+        features : array of shape (n_samples, d), on a grid (n_samples, ..., d)
             In the dtype of X; what the head multiplies by ``coef_``.
         """
         check_is_fitted(self)
@@ -293,15 +301,3 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     store_loo: bool = False
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None
-
-
-@contextmanager
-def _all_or_nothing(estimator: BaseEstimator) -> Iterator[None]:
-    """Give a fit that fails no trace: what was fitted before stands as it was."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -16,7 +16,7 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._grids import misfit
-from sklearn_cfll._problem import Problem
+from sklearn_cfll._problem import Problem, missing_targets
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
 from sklearn_cfll.batches import TensorBatches
@@ -218,6 +218,11 @@ def _valid_score(
             return float(targets.score(targets.decode(outputs), y, weight))
 
         return own_score
+    if missing_targets(y):
+        raise ValueError(
+            f"scoring={estimator.scoring!r} can't score missing targets (held-out rows "
+            "have some); set scoring=None."
+        )
     scorer = check_scoring(estimator, scoring=estimator.scoring)
     X = rows.chosen(rows.X)
 

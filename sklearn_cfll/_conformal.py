@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 _LEVELS = np.sort([*np.arange(1, 100) / 100, 0.005, 0.025, 0.975, 0.995, 0.999])
 
 
-class Quantiles(NamedTuple):
+@dataclass(frozen=True)
+class Quantiles:
     """Order statistics of some scores: those of the levels that are kept, and the last.
 
     Attributes
@@ -54,7 +55,7 @@ def rank_of(coverage: Any, n_rows: int) -> Any:
 def kept_ranks(n_rows: int) -> NDArray[np.intp]:
     """Ranks, from 1 on, of the scores that are kept of so many."""
     ranks = np.append(rank_of(_LEVELS, n_rows), n_rows)
-    return np.unique(ranks[ranks <= n_rows])
+    return np.unique(ranks[(ranks > 0) & (ranks <= n_rows)])
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ class ConformalScores:
         groups : array of shape (n,), default=None
             Must be given where the scores are by group, and then alone.
         """
-        if not (isinstance(coverage, (int, float, np.number)) and 0 < coverage < 1):
-            raise ValueError(
-                f"coverage must be a number between 0 and 1, got {coverage!r}."
-            )
+        check_coverage(coverage)
         if (groups is None) != (self.groups is None):
             had = "with" if groups is None else "without"
             raise ValueError(
@@ -144,6 +142,14 @@ def _columns(scores: NDArray[np.float64]) -> tuple[Quantiles, ...]:
     return tuple(Quantiles.of(column) for column in scores.T)
 
 
+def check_coverage(coverage: Any) -> None:
+    """Refuse what isn't a number between zero and one."""
+    if not (isinstance(coverage, (int, float, np.number)) and 0 < coverage < 1):
+        raise ValueError(
+            f"coverage must be a number between 0 and 1, got {coverage!r}."
+        )
+
+
 def read_groups(groups: Any, X: Any) -> NDArray[Any]:
     """Check groups: one label for each row."""
     groups = column_or_1d(groups, input_name="groups")
@@ -158,8 +164,17 @@ NONE_UNSEEN = (
 )
 
 
-def scores_or_error(scores: ConformalScores | None) -> ConformalScores:
+HEAD_MOVED = (
+    "no rows are held out of the head as it is, which partial_fit or forget has moved; "
+    "call conformalize(X, y) with rows that it has not had, each time that it has "
+    "moved."
+)
+
+
+def scores_or_error(
+    scores: ConformalScores | None, *, moved: bool = False
+) -> ConformalScores:
     """Give the scores, or say how to come by some."""
     if scores is None:
-        raise ValueError(NONE_UNSEEN)
+        raise ValueError(HEAD_MOVED if moved else NONE_UNSEEN)
     return scores

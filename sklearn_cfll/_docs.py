@@ -78,6 +78,13 @@ net_params : dict, default=None
     of each training batch's inputs.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head.
+stream_epochs : int or "auto", default="auto"
+    Passes over the rows of each ``partial_fit`` that train the backbone; 0 leaves it
+    as it is, so that the head is the exact one of all rows so far. "auto" is 0 after
+    ``fit`` and 1 in a stream that ``partial_fit`` began.
+forgetting : float, default=1.0
+    Factor by which each further row of ``partial_fit`` lowers the weight of those
+    before it in the head, whose memory is thus of 1 / (1 - forgetting) rows.
 random_state : int, RandomState or None, default=None
     Seeds the weights, the order of the rows, dropout and the held-out rows. torch's
     global generators are left as they were.
@@ -97,6 +104,7 @@ alpha_path_ : dict or None
     their heads, of shape (n_alphas, n_outputs), on the "held_out" rows, or by
     "leave_one_out" where there are none or ``store_loo`` is set. A regression's are in
     the units of y, squared; a classifier's are of its scores, the mean over outputs.
+    Gone once ``partial_fit`` or ``forget`` has moved the head.
 history_ : skorch.history.History
     A row an epoch: ``train_loss``, ``train_score``, ``valid_loss``, ``valid_score``,
     ``dur`` (seconds), ``lr``, ``prox``. Losses are of the encoded targets; those of

@@ -14,23 +14,39 @@ from sklearn_cfll._left_out import left_out_errors
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._stream import moments_over, points_of, stream
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.paths import AnyPath, errors_of, path_of
+from sklearn_cfll.functional.outputs import weighted_sum
+from sklearn_cfll.functional.paths import (
+    AnyMoments,
+    AnyPath,
+    errors_of,
+    path_of,
+)
 from sklearn_cfll.net import CFLLNet
 
 # Relative to the mean feature energy, thus the same for every backbone.
 ALPHA_PATH = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 
+# Predictions that leave-one-out makes for each ridge; rows are sampled from there on.
+_MOST_LEFT_OUT = 2**20
+_LEAST_SAMPLE = 1_000
+
 
 @torch.no_grad()
-def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
-    """Ridge path over all training rows, streamed through the moments."""
+def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
+    """Moments of the backbone's features and of the targets, over all rows."""
     moments = moments_over(net, batches)
     if not moments.finite:
         raise FloatingPointError(
             "the trained backbone's features of the training rows are not finite, or "
             "their squares overflow; decrease lr, or scale X."
         )
-    path = path_of(moments)
+    return moments
+
+
+@torch.no_grad()
+def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
+    """Ridge path over all training rows, streamed through the moments."""
+    path = path_of(training_moments(net, batches))
     if path.flat and _varies(batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
@@ -71,9 +87,9 @@ def held_out_errors(
         targets = targets.to(projected)
         weight = _loss_weights(net, targets, _row_weights(weight, targets))
         squares = path_errors.squares(projected, targets, alphas)
-        errors = errors + torch.stack([_weighted_sum(weight, one) for one in squares])
+        errors = errors + torch.stack([weighted_sum(weight, one) for one in squares])
         gap = net.module_.head(features).to(targets) - targets
-        current = current + _weighted_sum(weight, gap.square_())
+        current = current + weighted_sum(weight, gap.square_())
         total = total + weight.sum(0).mean()
     return errors / total, current / total
 
@@ -108,14 +124,15 @@ def leave_one_out_errors(
     """
     path_errors = errors_of(path, pooled=pooled)
     errors: Any = 0.0
-    for features, targets, weight in stream(net, problem.batches):
+    batches = _sample(problem.batches)
+    for features, targets, weight in stream(net, batches):
         projected = path.project(features)
         targets = targets.to(projected)
         weight = _row_weights(weight, targets)
         unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
         weight = _loss_weights(net, targets, weight)
         sums = [
-            _weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
+            weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
             for leverage, square in zip(
                 path.leverages(projected, alphas),
                 path_errors.squares(projected, targets, alphas),
@@ -123,7 +140,16 @@ def leave_one_out_errors(
             )
         ]
         errors = errors + torch.stack(sums)
-    return errors / path.moments.weight_sum
+    share = batches.n_samples / problem.batches.n_samples
+    return errors / (share * path.moments.weight_sum)
+
+
+def _sample(batches: TensorBatches) -> TensorBatches:
+    """Rows that are enough to choose a ridge, where the outputs are many."""
+    most = max(_LEAST_SAMPLE, _MOST_LEFT_OUT // batches.encoded.shape[-1])
+    if batches.n_samples <= most:
+        return batches
+    return batches.take(np.linspace(0, batches.n_samples - 1, most))
 
 
 def _kept(unit: Tensor, leverage: Tensor) -> Tensor:
@@ -181,7 +207,10 @@ def solve_head(
     if automatic:
         errors = next(iter(taken.values()))
         score = errors.mean(1, keepdim=True) if pooled else errors
-        best = _largest_of_the_best(score / loss_unit)
+        # What no held-out row has a target for follows the other outputs.
+        unknown = (score == 0).all(0)
+        score = torch.where(unknown, score.mean(1, keepdim=True), score)
+        best = largest_of_the_best(score / loss_unit)
         alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     head = net.module_.head
@@ -192,12 +221,24 @@ def solve_head(
             return path, None, taken if automatic else None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
+    return path, as_parameter(alpha), taken if automatic else None
+
+
+def as_parameter(alpha: Any) -> Any:
+    """Give one ridge as a float, and one for each output as an array."""
     alpha = np.asarray(alpha, dtype=float).ravel()
-    chosen = float(alpha[0]) if alpha.size == 1 else alpha
-    return path, chosen, taken if automatic else None
+    return float(alpha[0]) if alpha.size == 1 else alpha
 
 
-def _largest_of_the_best(score: Tensor) -> Tensor:
+def described_path(errors: dict[str, Tensor] | None) -> dict[str, Any] | None:
+    """Give the path of alpha and its errors as arrays."""
+    if errors is None:
+        return None
+    arrays = {name: values.cpu().double().numpy() for name, values in errors.items()}
+    return {"alphas": np.array(ALPHA_PATH), **arrays}
+
+
+def largest_of_the_best(score: Tensor) -> Tensor:
     """Row of the largest alpha whose score is the least, to a thousandth.
 
     Where the features interpolate, all small alphas score alike, and rounding alone
@@ -224,11 +265,3 @@ def _loss_weights(net: CFLLNet, targets: Tensor, weight: Tensor) -> Tensor:
 def _by_row(weight: Tensor) -> Tensor:
     """Give weights (n,) or (n, k) two axes."""
     return weight.reshape(len(weight), -1)
-
-
-def _weighted_sum(weight: Tensor, errors: Tensor) -> Tensor:
-    """Sum (k,) over the rows of errors (n, k), with weights (n,), (n, 1) or (n, k)."""
-    weight = _by_row(weight)
-    if weight.shape[1] == 1:
-        return weight[:, 0] @ errors
-    return (weight * errors).sum(0)

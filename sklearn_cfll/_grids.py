@@ -106,3 +106,12 @@ def relative_weights(
     root = largest * np.sqrt(np.square(rows, out=rows).mean(1))
     relative = np.square(root[used].min() / np.where(root > 0, root, np.inf))
     return relative if weight is None else weight * relative
+
+
+def refuse_on_grid(estimator: Any, method: str) -> None:
+    """Say that a method doesn't go with targets on a grid."""
+    if estimator._targets.n_grid_axes:
+        raise ValueError(
+            f"{method} is not available for targets on a grid; call fit with all "
+            "samples, with warm_start=True to go on from the network as it is."
+        )

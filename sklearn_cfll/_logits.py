@@ -76,7 +76,7 @@ def calibrate(
     head = net.module_.head
     solved = LinearLogits(head.weight / scale, head.bias / scale)
     if problem.held_out_batches is None:
-        scores, index, weight = _left_out(net, problem, path, alpha)
+        scores, index, weight = left_out(net, problem, path, alpha)
         (factor,) = fit_blend([scores / scale], index, weight)
         factors = np.array([factor, 0.0])
         return factors / [scale, 1.0], solved.times(factor)
@@ -95,7 +95,7 @@ def calibrate(
     return factors / [scale, 1.0], both
 
 
-def _left_out(
+def left_out(
     net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Leave-one-out scores, the number of the true class, and weights in rows."""

@@ -55,6 +55,11 @@ class Parameters(BaseEstimator):
         "callbacks": [None, list, tuple],
         "net_params": [None, dict],
         "warm_start": ["boolean"],
+        "stream_epochs": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "forgetting": [Interval(Real, 0, 1, closed="right")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -83,6 +88,8 @@ class Parameters(BaseEstimator):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
+        stream_epochs: Any = "auto",
+        forgetting: float = 1.0,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -107,5 +114,7 @@ class Parameters(BaseEstimator):
         self.callbacks = callbacks
         self.net_params = net_params
         self.warm_start = warm_start
+        self.stream_epochs = stream_epochs
+        self.forgetting = forgetting
         self.random_state = random_state
         self.verbose = verbose

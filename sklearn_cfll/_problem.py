@@ -49,7 +49,7 @@ class Problem:
             self.train.chosen(part) for part in (self.train.y, self.train.weight)
         )
         estimator._learn_grid(y, weight, n_grid_axes)
-        self.batches.set_targets(estimator._encode(y))
+        self.batches.set_targets(*_encoded(self.train, estimator._encode))
         held_out = self.held_out_batches
         if held_out is not None:
             held_out.batch_size = min(held_out.batch_size, self.batches.batch_size)
@@ -57,8 +57,10 @@ class Problem:
     def encode_held_out(self, estimator: Any) -> None:
         """Encode the held-out targets, once it is known whether they are on a grid."""
         if self.held_out is not None and self.held_out_batches is not None:
-            y = self.held_out.chosen(self.held_out.y)
-            self.held_out_batches.set_targets(estimator._encode(y, "y_val"))
+            encoded, weight = _encoded(
+                self.held_out, lambda y: estimator._encode(y, "y_val")
+            )
+            self.held_out_batches.set_targets(encoded, weight)
 
 
 def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem:
@@ -82,7 +84,7 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
     if held_out is not None:
         held_out_batches = place.batches(
             held_out,
-            lambda y: None,  # later, by encode_held_out
+            None,  # later, by encode_held_out
             # Of images and fields no more than the training holds at once.
             batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
@@ -116,22 +118,45 @@ class _Place:
     def batches(
         self, rows: Rows, encode: Any, *, batch_size: int, generator: Any = None
     ) -> TensorBatches:
-        labels = rows.chosen(rows.y)
-        encoded = encode(labels)
+        encoded, weight = (None, None) if encode is None else _encoded(rows, encode)
         if self.input_dtype == torch.float32:
             check_range(rows.X, training=generator is not None)
         return TensorBatches(
             rows.X,
             encoded,
-            _scaled(rows.chosen(rows.weight)),
+            weight,
             rows=rows.index,
-            labels=labels,
+            labels=rows.chosen(rows.y),
             batch_size=batch_size,
             generator=generator,
             dtype=self.dtype,
             input_dtype=self.input_dtype,
             device=self.device,
         )
+
+
+def _encoded(rows: Rows, encode: Any) -> tuple[Any, Any]:
+    """Targets as the head sees them, and weights of mean one."""
+    encoded, weight = encode(rows.chosen(rows.y)), _scaled(rows.chosen(rows.weight))
+    if missing_targets(encoded):
+        return _without_missing(encoded, weight)
+    return encoded, weight
+
+
+def missing_targets(y: Any) -> bool:
+    """Whether any target is missing."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        quick = np.isnan(y.sum())  # a third of the time, and no memory
+    return bool(quick and np.isnan(y).any())
+
+
+def _without_missing(encoded: Any, weight: Any) -> tuple[Any, Any]:
+    """Give zeros for missing targets, and a weight for each row and output."""
+    known = ~np.isnan(encoded)
+    own = known.astype(float) if weight is None else known * weight[:, None]
+    return np.where(known, encoded, 0.0), own
 
 
 def _scaled(weight: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_cfll._base import BaseCFLL
-from sklearn_cfll._conformal import ConformalScores, scores_or_error
+from sklearn_cfll._calibration import Calibration
+from sklearn_cfll._conformal import ConformalScores
 from sklearn_cfll._logits import ClassRows, LinearLogits, both_sides
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.net import CFLLNet
@@ -21,7 +21,7 @@ _MOST_NUMBERS = 2**22
 _LEAST_ROWS = 1_000
 
 
-class PredictionSets(BaseCFLL):
+class PredictionSets(Calibration):
     """Split-conformal sets of a classifier."""
 
     def _learn_sets(self, net: CFLLNet, problem: Problem, logits: LinearLogits) -> None:
@@ -32,33 +32,13 @@ class PredictionSets(BaseCFLL):
         most = max(_LEAST_ROWS, _MOST_NUMBERS // logits.weight.shape[1])
         rows = ClassRows.of(net, problem.held_out_batches, min(most, _MOST_ROWS))
         probabilities = softmax(both_sides(logits.of(rows.features)), axis=1)
-        self._conformal = _scores(probabilities, rows.label.cpu().numpy())
+        doubt = _doubt(probabilities, rows.label.cpu().numpy())
+        self._conformal = ConformalScores.of(doubt)
 
-    def conformalize(self, X: Any, y: Any, *, groups: Any = None) -> Any:
-        """Calibrate :meth:`predict_set` on rows that fit has not had.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows that neither trained the model nor were held out in fit.
-        y : array-like of shape (n_samples,)
-        groups : array-like of shape (n_samples,), default=None
-            Labels of groups, in each of which the coverage then holds by itself
-            (Mondrian conformal prediction). Each needs rows enough.
-
-        Returns
-        -------
-        self : object
-            Predictions are as they were; the sets change.
-        """
-        check_is_fitted(self)
+    def _scores_of(self, X: Any, y: Any) -> NDArray[np.float64]:
         probabilities = self.predict_proba(X)
-        y = self._read_targets(y)
-        check_consistent_length(probabilities, y)
-        self._encode(y)  # says which label is unknown
-        index = np.searchsorted(self._targets.classes, y)
-        self._conformal = _scores(probabilities, index, groups)
-        return self
+        y = self._read_labelled(probabilities, y)
+        return _doubt(probabilities, np.searchsorted(self._targets.classes, y))
 
     def predict_set(
         self, X: Any, coverage: float = 0.9, *, groups: Any = None
@@ -106,15 +86,12 @@ class PredictionSets(BaseCFLL):
         """
         check_is_fitted(self)
         doubt = 1 - self.predict_proba(X)
-        scores = scores_or_error(self._conformal)
-        sets: NDArray[np.bool_] = doubt <= scores.limits(coverage, doubt, groups)
+        limits = self._limits(coverage, doubt, groups)
+        sets: NDArray[np.bool_] = doubt <= limits
         return sets
 
-    _conformal: ConformalScores | None
 
-
-def _scores(
-    probabilities: NDArray[Any], index: NDArray[np.intp], groups: Any = None
-) -> ConformalScores:
+def _doubt(probabilities: NDArray[Any], index: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Scores (n, 1): one less the probability of the true label."""
     doubt = 1 - probabilities[np.arange(len(index)), index]
-    return ConformalScores.of(doubt[:, None].astype(np.float64), groups)
+    return doubt[:, None].astype(np.float64)

@@ -22,14 +22,14 @@ def stream(net: CFLLNet, batches: TensorBatches) -> Any:
     network = net.module_
     n_features, n_outputs = network.head.weight.shape
     numbers = n_features + n_outputs
-    if net.output_weight is not None:
+    weight = batches.sample_weight
+    if net.output_weight is not None or (weight is not None and weight.ndim > 1):
         numbers = n_features * n_outputs  # features in each output's own basis
     for X, rows in batches.chunks(points_of(batches) * numbers):
         features = network.backbone(X)
-        weight = batches.sample_weight
         targets = batches.encoded[rows]
-        weight = None if weight is None else weight[rows]
-        yield from rows_by_rows(features, targets, weight)
+        own = None if weight is None else weight[rows]
+        yield from rows_by_rows(features, targets, own)
 
 
 def moments_over(net: CFLLNet, batches: TensorBatches) -> AnyMoments:

@@ -51,6 +51,8 @@ class StandardisedTargets:
         table = y.reshape(-1, math.prod(shape))
         if weight is not None:
             weight = np.repeat(weight / weight.max(), len(table) // len(y))
+        if np.isnan(table.sum()):
+            table, weight = _known(table, weight)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(table, axis=0, weights=weight)
             square = table - mean
@@ -96,8 +98,11 @@ class StandardisedTargets:
     def score(self, predictions: Any, y: Any, weight: Any) -> float:
         """R2 of decoded predictions; not-a-number on one row, where it has no sense.
 
+        With missing targets the mean of the outputs', each on the rows that have it.
         The points of a grid are rows with their sample's weight.
         """
+        if np.isnan(y).any():
+            return _score_of_known(predictions, y, weight)
         if len(y) < 2:
             return float("nan")
         if self.n_grid_axes:
@@ -105,6 +110,33 @@ class StandardisedTargets:
             if weight is not None:
                 weight = np.repeat(weight, len(y) // len(weight))
         return float(r2_score(y, predictions, sample_weight=weight))
+
+
+def _known(
+    table: NDArray[Any], weight: NDArray[Any] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give zeros without weight for missing targets; each output needs a known one."""
+    known = ~np.isnan(table)
+    weight = known if weight is None else known * weight[:, None]
+    empty = np.flatnonzero(weight.sum(0) == 0)
+    if len(empty):
+        raise ValueError(
+            f"output {empty[0]} of y is missing in every row that has weight; leave it "
+            "out, or pass rows that have it."
+        )
+    return np.where(known, table, 0.0), weight.astype(np.float64)
+
+
+def _score_of_known(predictions: Any, y: Any, weight: Any) -> float:
+    scores = []
+    for truth, prediction in zip(
+        y.reshape(len(y), -1).T, predictions.reshape(len(y), -1).T, strict=True
+    ):
+        known = ~np.isnan(truth)
+        own = None if weight is None else weight[known]
+        if known.sum() > 1:
+            scores.append(r2_score(truth[known], prediction[known], sample_weight=own))
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 @dataclass(frozen=True)

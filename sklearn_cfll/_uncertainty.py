@@ -1,117 +1,34 @@
-"""What the regressor's exact head knows of its own errors."""
+"""Standard deviations, draws and intervals of the regressor."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_cfll._base import BaseCFLL
-from sklearn_cfll._conformal import ConformalScores, scores_or_error
-from sklearn_cfll._problem import Problem
-from sklearn_cfll._stream import points_of, stream
-from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
+from sklearn_cfll._calibration import Calibration
+from sklearn_cfll._learnt_errors import LearntErrors
 from sklearn_cfll._validation import read_X
-from sklearn_cfll.functional.paths import AnyPath
-from sklearn_cfll.functional.posterior import (
-    HeadPosterior,
-    effective_dof,
-    fit_noise,
-    log_evidence,
+
+SEEN_NOISE = (
+    "no rows were held out in fit, so that standard deviations rest on rows that the "
+    "backbone was trained on: they are too small, often many times. Fit with "
+    "early_stopping=True or X_val; or take predict_interval after conformalize(X, y) "
+    "with rows that fit has not had."
 )
-from sklearn_cfll.net import CFLLNet
 
 # Rows whose features are in memory at once.
 _SLICE = 8_192
 
 
-class ErrorBars(BaseCFLL):
-    """Standard deviations, intervals, and leave-one-out of a regression."""
-
-    # Learning -------------------------------------------------------------------
-
-    def _learn_errors(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
-        """Fit the noise to rows that were left out, and keep the head's posterior."""
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
-        self._posterior = HeadPosterior.of(path, alpha)
-        rows = unseen_rows(net, problem, path, alpha, self._posterior)
-        variance, self.posterior_scale_ = fit_noise(
-            rows.residual, rows.leverage, rows.weight
-        )
-        scale = self._targets.scale
-        self.noise_ = self._shaped(variance.sqrt().numpy() * scale)
-        self._conformal = None
-        if rows.held_out:
-            points = points_of(problem.held_out_batches or problem.batches)
-            self._conformal = self._scores(rows, variance, points)
-        self.effective_dof_ = self._shaped(effective_dof(path, alpha).cpu().numpy())
-        density = log_evidence(path, alpha, variance).cpu()
-        n_contrasts = problem.batches.n_samples * points_of(problem.batches) - 1
-        self.log_evidence_ = self._shaped(density.numpy() - n_contrasts * np.log(scale))
-        for name in {"loo_predictions_", "loo_score_"} & set(vars(self)):
-            delattr(self, name)  # of an earlier fit
-        if self.store_loo:
-            self._leave_one_out(net, problem, path, alpha)
-
-    def _scores(
-        self, rows: UnseenRows, variance: Tensor, points: int
-    ) -> ConformalScores:
-        """Errors of held-out rows in units of their standard deviations.
-
-        Samples are exchangeable, the points of a grid are not: the largest counts.
-        """
-        spread = variance * (1 + self.posterior_scale_ * rows.leverage)
-        scores = rows.residual.abs() / spread.sqrt()
-        scores[rows.weight.reshape(len(scores), -1).expand_as(scores) == 0] = np.nan
-        by_sample = scores.reshape(-1, points, scores.shape[1]).amax(1)
-        return ConformalScores.of(by_sample.numpy())
-
-    def _leave_one_out(
-        self, net: CFLLNet, problem: Problem, path: AnyPath, alpha: Tensor
-    ) -> None:
-        """Predict each training row by the head that is solved without it."""
-        rows = problem.train
-        parts = []
-        with torch.no_grad():
-            for features, targets, weight in stream(net, problem.batches):
-                weight = rows_weight(weight, targets)
-                residual = left_out(
-                    net, problem, path, alpha, (features, targets, weight)
-                )
-                parts.append((targets.to(residual) - residual).cpu())
-        predictions = self._targets.decode(torch.cat(parts).numpy())
-        self.loo_score_ = float("nan")
-        if len(predictions) > 1:
-            self.loo_score_ = float(
-                r2_score(
-                    rows.chosen(rows.y),
-                    predictions,
-                    sample_weight=rows.chosen(rows.weight),
-                )
-            )
-        if rows.index is not None:
-            # The head has not seen the others, so that there is nothing to leave out.
-            everywhere = np.empty((len(rows.X), *predictions.shape[1:]))
-            unseen = np.setdiff1d(np.arange(len(rows.X)), rows.index)
-            everywhere[rows.index] = predictions
-            outputs = self._run(rows.X[unseen], *self._predicting_head())
-            everywhere[unseen] = self._targets.decode(outputs)
-            predictions = everywhere
-        self.loo_predictions_ = predictions
-
-    def _shaped(self, values: NDArray[np.float64]) -> Any:
-        """Give numbers (1,) or (k,) as a float, or in the shape of a row of y."""
-        if self._targets.shape == () or values.size < self.n_outputs_:
-            return float(values[0])
-        return values.copy()
-
-    # Using ----------------------------------------------------------------------
+class ErrorBars(LearntErrors, Calibration):
+    """Standard deviations, draws and intervals of a regression."""
 
     def _features(self, X: NDArray[Any]) -> Tensor:
         """Features (n, d) of rows, or of all points of grids."""
@@ -175,6 +92,11 @@ class ErrorBars(BaseCFLL):
             return predictions, self._covariance(X)
         return predictions, self._deviation(X).reshape(predictions.shape)
 
+    def _warn_of_seen_noise(self) -> None:
+        """Warn the caller's caller where the noise is that of rows seen in training."""
+        if self._noise_is_seen:
+            warnings.warn(SEEN_NOISE, UserWarning, stacklevel=3)
+
     def sample_y(
         self, X: Any, n_samples: int = 1, random_state: Any = 0
     ) -> NDArray[np.float64]:
@@ -196,6 +118,7 @@ class ErrorBars(BaseCFLL):
             In the units of y.
         """
         predictions = self.predict(X)
+        self._warn_of_seen_noise()
         random = check_random_state(random_state)
         features = self._features(read_X(self, X, reset=False))
         shape = (features.shape[1] + 1, self.n_outputs_, n_samples)
@@ -208,33 +131,13 @@ class ErrorBars(BaseCFLL):
 
     # Intervals ------------------------------------------------------------------
 
-    def conformalize(self, X: Any, y: Any, *, groups: Any = None) -> Any:
-        """Calibrate :meth:`predict_interval` on rows that fit has not had.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows that neither trained the model nor were held out in fit.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        groups : array-like of shape (n_samples,), default=None
-            Labels of groups, in each of which the coverage then holds by itself
-            (Mondrian conformal prediction). Each needs rows enough.
-
-        Returns
-        -------
-        self : object
-            Predictions are as they were; the intervals change.
-        """
-        check_is_fitted(self)
+    def _scores_of(self, X: Any, y: Any) -> NDArray[np.float64]:
         predictions = self.predict(X)
-        y = self._read_targets(y)
-        check_consistent_length(predictions, y)
-        self._encode(y)  # says what is wrong with another number of outputs
+        y = self._read_labelled(predictions, y)
         deviation = self._deviation(read_X(self, X, reset=False))
         scores = np.abs(y - predictions).reshape(deviation.shape) / deviation
-        scores = scores.reshape(len(y), -1, scores.shape[1]).max(1)
-        self._conformal = ConformalScores.of(scores, groups)
-        return self
+        by_sample: NDArray[np.float64] = scores.reshape(len(y), -1, scores.shape[1])
+        return by_sample.max(1)
 
     def predict_interval(
         self, X: Any, coverage: float = 0.9, *, groups: Any = None
@@ -282,9 +185,8 @@ class ErrorBars(BaseCFLL):
         Inference for Regression", JASA 113, 2018, sections 2.2 and 5.2.
         """
         check_is_fitted(self)
-        predictions, deviation = self.predict(X, return_std=True)
-        scores = scores_or_error(self._conformal)
-        limits = scores.limits(coverage, predictions, groups)
+        predictions, deviation = self._with_spread(X, self.predict(X), covariance=False)
+        limits = self._limits(coverage, predictions, groups)
         grid = [1] * self._targets.n_grid_axes
         half = limits.reshape(-1, *grid, *self._targets.shape) * deviation
         return np.stack([predictions - half, predictions + half], axis=-1)

@@ -100,7 +100,13 @@ def numbers_wanted(name: str, cure: str) -> Iterator[None]:
 
 
 def read_rows(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    reset: bool,
+    new_targets: bool | None = None,
 ) -> Rows:
     """Check X, y and the weights; rows of weight zero are as if they weren't there."""
     if y is None:
@@ -112,7 +118,8 @@ def read_rows(
     check_consistent_length(X, y)
     if sample_weight is not None and not np.asarray(sample_weight).any():
         raise ValueError("sample_weight is zero for every row; give some a weight.")
-    weight = estimator._read_weights(sample_weight, X, y, reset=reset)
+    new_targets = reset if new_targets is None else new_targets
+    weight = estimator._read_weights(sample_weight, X, y, reset=new_targets)
     if weight is None:
         return Rows(X, y)
     positive = weight > 0

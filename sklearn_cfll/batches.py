@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +39,8 @@ class TensorBatches(Dataset):
     X : array or Tensor of shape (n_samples, ...)
     targets : array, Tensor or OneHot of shape (n_samples, ...), default=None
         Encoded targets, those that the head is solved for.
-    sample_weight : array of shape (n_samples,), default=None
+    sample_weight : array of shape (n_samples,) or (n_samples, k), default=None
+        One for each row, or one for each row and output.
     rows : int array, default=None
         The rows of X to use, in this order; targets and weights are given for these
         rows alone. None uses all.
@@ -84,8 +86,7 @@ class TensorBatches(Dataset):
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
         self.targets: Tensor | OneHot | None
-        self.set_targets(targets)
-        self.sample_weight = self._placed(sample_weight)
+        self.set_targets(targets, sample_weight)
         if self.device.type != "cpu" or self.batch_size == self.n_samples:
             source = self._source if self._rows is None else self._source[self._rows]
             self._source, self._rows = source.to(self.device, self.input_dtype), None
@@ -95,13 +96,19 @@ class TensorBatches(Dataset):
             return None
         return share_memory(values).to(self.device, self.dtype)
 
-    def set_targets(self, targets: ArrayLike | Tensor | OneHot | None) -> None:
-        """Take other targets for the same rows.
+    def set_targets(
+        self,
+        targets: ArrayLike | Tensor | OneHot | None,
+        sample_weight: ArrayLike | Tensor | None,
+    ) -> None:
+        """Take other targets and weights for the same rows.
 
         Parameters
         ----------
         targets : array, Tensor or OneHot of shape (n_samples, ...), or None
+        sample_weight : array or Tensor of shape (n_samples, ...), or None
         """
+        self.sample_weight = self._placed(sample_weight)
         if isinstance(targets, OneHot):
             self.targets = targets.to(self.device, self.dtype)
         else:
@@ -200,6 +207,8 @@ class TensorBatches(Dataset):
             chunk, weight = chunk.to(wide) / unit, torch.ones((), dtype=wide)
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows].to(wide)
+                # Of weights for each output a row's own is the largest.
+                weight = weight.flatten(1).amax(1) if weight.ndim > 1 else weight
             weight = weight.to(chunk.device).expand(len(chunk))
             weight_sum = weight.sum().clamp_min(torch.finfo(wide).tiny)
             chunk_mean = torch.tensordot(weight, chunk, 1) / weight_sum
@@ -214,14 +223,15 @@ class TensorBatches(Dataset):
 
     def numeric_columns(self) -> Tensor:
         """Find the columns of more than two values: their indices, on the device."""
-        low, high = self._column_ranges()
+        low, high = self._column_ranges
         numeric = torch.zeros(self.sample_shape, dtype=torch.bool, device=self.device)
         for chunk, _ in self.chunks(1):
             numeric |= ((chunk != low) & (chunk != high)).any(0)
         return numeric.nonzero()[:, 0]
 
+    @functools.cached_property
     def _column_ranges(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest number of each column."""
+        """Smallest and largest number of each column, by one pass for all uses."""
         first = next(self.chunks(1))[0]
         low, high = first.amin(0), first.amax(0)
         for chunk, _ in self.chunks(1):
@@ -231,7 +241,7 @@ class TensorBatches(Dataset):
 
     def _column_units(self, dtype: torch.dtype) -> Tensor:
         """Power of two near each column's largest number, whose square may overflow."""
-        low, high = self._column_ranges()
+        low, high = self._column_ranges
         largest = torch.maximum(high, -low).to(dtype)
         mantissa = 2 * torch.frexp(largest).mantissa
         return torch.where(largest > 0, largest / mantissa, 1.0)

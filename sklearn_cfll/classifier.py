@@ -17,19 +17,21 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
 from torch import Tensor
 
+from sklearn_cfll._class_streaming import ClassStreaming
 from sklearn_cfll._docs import document
 from sklearn_cfll._logits import LinearLogits, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._sets import PredictionSets
 from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll._transfer import Transfer
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.losses import TrueClassWeight, accuracy
 from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLClassifier(ClassifierMixin, PredictionSets):
+class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
     """Neural network classifier whose last layer is solved in closed form.
 
     Squared loss on targets of minus one and one, one output for each class and a
@@ -126,6 +128,8 @@ class CFLLClassifier(ClassifierMixin, PredictionSets):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
+        stream_epochs: Any = "auto",
+        forgetting: float = 1.0,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -151,6 +155,8 @@ class CFLLClassifier(ClassifierMixin, PredictionSets):
             callbacks=callbacks,
             net_params=net_params,
             warm_start=warm_start,
+            stream_epochs=stream_epochs,
+            forgetting=forgetting,
             random_state=random_state,
             verbose=verbose,
         )

@@ -15,7 +15,9 @@ from sklearn_cfll._docs import document
 from sklearn_cfll._grids import relative_weights
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._targets import StandardisedTargets
+from sklearn_cfll._transfer import Transfer
 from sklearn_cfll._uncertainty import ErrorBars
 from sklearn_cfll._validation import numbers_wanted, read_weights
 from sklearn_cfll.functional.paths import AnyPath
@@ -23,10 +25,15 @@ from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLRegressor(RegressorMixin, ErrorBars):
+class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
     """Neural network regressor whose last layer is solved in closed form.
 
     {parameters}
+    missing_targets : {"error", "ignore"}, default="error"
+        "ignore" takes not-a-number in y for a target that isn't known: each output is
+        trained and solved on the rows that have it. The outputs then have a solve each:
+        with k of them and d features a step's solve costs k times as much, and the last
+        one takes memory ``O(k d^2)``.
     store_loo : bool, default=False
         Keep the leave-one-out predictions of the training rows, and their score. It
         costs a further pass over the rows. Not for targets on a grid.
@@ -46,7 +53,8 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
     noise_ : float or array of shape (n_outputs,)
         Standard deviation of the noise, in the units of y, fitted to the errors on the
         held-out rows; where there are none, to leave-one-out errors, which are too
-        small, since the backbone has seen the rows.
+        small, since the backbone has seen the rows. In a stream without ``fit``, what
+        the errors leave after the head's degrees of freedom.
     posterior_scale_ : float
         The variance of the head's posterior is so many times that which the ridge
         model has with this noise; fitted along with the noise.
@@ -54,7 +62,8 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         Effective degrees of freedom of the head, its intercept included.
     log_evidence_ : float or array of shape (n_outputs,)
         Logarithm of the probability density of the training targets, given the
-        features, at this noise.
+        features, at this noise. Gone once a stream has moved the backbone or has
+        lowered the weight of rows.
     loo_predictions_ : array of shape (n_samples,) or (n_samples, n_outputs)
         With ``store_loo``: predictions of the rows of fit by the exact head at
         ``alpha_`` that is solved without each of them. Rows that were held out in fit
@@ -77,6 +86,7 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Parameters._parameter_constraints,
         "store_loo": ["boolean"],
+        "missing_targets": [StrOptions({"error", "ignore"})],
         "sample_norm": [None, StrOptions({"relative"})],
     }
     _kind_of_targets = StandardisedTargets
@@ -105,6 +115,9 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         callbacks: Any = None,
         net_params: dict[str, Any] | None = None,
         warm_start: bool = False,
+        stream_epochs: Any = "auto",
+        forgetting: float = 1.0,
+        missing_targets: str = "error",
         store_loo: bool = False,
         sample_norm: str | None = None,
         random_state: Any = None,
@@ -132,19 +145,24 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
             callbacks=callbacks,
             net_params=net_params,
             warm_start=warm_start,
+            stream_epochs=stream_epochs,
+            forgetting=forgetting,
             random_state=random_state,
             verbose=verbose,
         )
         self.store_loo = store_loo
+        self.missing_targets = missing_targets
         self.sample_norm = sample_norm
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
+        finite: Any = True if self.missing_targets == "error" else "allow-nan"
         with numbers_wanted("y", "take CFLLClassifier for labels"):
             y = check_array(
                 y,
                 ensure_2d=False,
                 allow_nd=True,
                 dtype=np.float64,
+                ensure_all_finite=finite,
                 input_name="y",
                 estimator=self,
             )
@@ -154,6 +172,9 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
     ) -> Any:
         weight = super()._read_weights(sample_weight, X, y, reset=reset)
+        absent = np.isnan(y).reshape(len(y), -1).all(1)
+        if absent.any():
+            weight = np.where(absent, 0.0, 1.0 if weight is None else weight)
         if self.sample_norm is None:
             return weight
         return relative_weights(y, weight)
@@ -169,12 +190,8 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         self, y: NDArray[Any], weight: NDArray[Any] | None, n_grid_axes: int
     ) -> None:
         """Learn how to encode y, on a grid of so many axes."""
-        if n_grid_axes and self.store_loo:
-            raise ValueError(
-                "store_loo=True is not available for targets on a grid, whose points "
-                "resemble each other; leave it out, and hold samples out instead "
-                "(early_stopping=True or X_val)."
-            )
+        if n_grid_axes:
+            self._refuse_on_grid(y)
         self._targets = StandardisedTargets.fitted(
             y,
             weight,
@@ -183,7 +200,31 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         )
         self.n_outputs_ = self._targets.n_outputs
 
+    def _refuse_on_grid(self, y: NDArray[Any]) -> None:
+        if self.store_loo:
+            raise ValueError(
+                "store_loo=True is not available for targets on a grid, whose points "
+                "resemble each other; leave it out, and hold samples out instead "
+                "(early_stopping=True or X_val)."
+            )
+        if np.isnan(y).any():
+            raise ValueError(
+                "y holds not-a-number, which missing_targets='ignore' does not take "
+                "for targets on a grid; leave out the samples, or fill the points."
+            )
+
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
+        self._take(net)
+        self._take_path(problem)
+        self._learn_errors(net, problem, path)
+
+    def _publish_streamed(
+        self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
+    ) -> None:
+        self._take(net)
+        self._update_errors(net, path)
+
+    def _take(self, net: CFLLNet) -> None:
         head = net.module_.head
         targets = self._targets
         weight, bias = head.weight.double().cpu().numpy(), head.bias.double().cpu()
@@ -192,10 +233,6 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         single = targets.shape == ()
         self.coef_ = coefficients[0] if single else coefficients
         self.intercept_ = float(intercept[0]) if single else intercept
-        for name, errors in (self.alpha_path_ or {}).items():
-            if name != "alphas":
-                errors *= np.square(targets.scale)
-        self._learn_errors(net, problem, path)
 
     def predict(
         self, X: Any, return_std: bool = False, return_cov: bool = False
@@ -220,6 +257,11 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         y_cov : array of shape (n_samples, n_samples) or (..., n_outputs)
             With ``return_cov``: its diagonal is the square of the standard deviations.
 
+        Warns
+        -----
+        UserWarning
+            Where a spread is asked for and no rows were held out in fit.
+
         Notes
         -----
         The variance is ``noise_**2 * (1 + posterior_scale_ * leverage(X))``. The
@@ -237,6 +279,7 @@ class CFLLRegressor(RegressorMixin, ErrorBars):
         predictions = self._targets.decode(outputs)
         if not (return_std or return_cov):
             return predictions
+        self._warn_of_seen_noise()
         return self._with_spread(X, predictions, covariance=return_cov)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -280,3 +280,21 @@ def test_samples_of_any_shape_pass(y):
     np.testing.assert_array_equal(passed(batches)[0]["X"].numpy(), images)
     mean, _ = batches.column_moments()
     np.testing.assert_allclose(mean, images.mean(0, dtype=float), rtol=1e-6)
+
+
+def test_the_ranges_of_the_columns_take_one_pass_for_all_uses(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(500, 3))
+    alone = TensorBatches(X).numeric_columns().tolist()
+    batches, passes = TensorBatches(X, batch_size=50), []
+    chunks = TensorBatches.chunks
+    monkeypatch.setattr(
+        TensorBatches, "chunks", lambda self, n: passes.append(n) or chunks(self, n)
+    )
+    batches.column_moments()
+    before = len(passes)
+    assert batches.numeric_columns().tolist() == alone == [0, 1, 2]
+    assert len(passes) == before + 1
+    half = batches.take(np.arange(250))
+    low, high = half._column_ranges
+    np.testing.assert_array_equal(low, X[:250].min(0).astype(np.float32))
+    np.testing.assert_array_equal(high, X[:250].max(0).astype(np.float32))

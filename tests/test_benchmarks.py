@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from sklearn_cfll import ClosedFormHead, ProximalUpdate
 from sklearn_cfll.functional import Moments, RidgePath, kfold_residuals
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -113,6 +114,38 @@ def test_defaults_compares_settings_and_keeps_each_fit(tmp_path):
     again = run_quickly("benchmarks/defaults.py", tmp_path, "--output", "fits.jsonl")
     assert again == printed
     assert (tmp_path / "fits.jsonl").read_text().splitlines() == lines
+
+
+def test_cheaper_heads_compares_every_setting_and_runs_none_twice(tmp_path):
+    settings = ["default", "last layer of 64", "half of the rows", "every 4th step"]
+    arguments = ["--output", "fits.jsonl", "--report", "tables", "--settings"]
+    arguments = ["benchmarks/cheaper_heads.py", tmp_path, *arguments, *settings]
+    printed = run_quickly(*arguments)
+    fits = pd.read_json(tmp_path / "fits.jsonl", lines=True)
+    assert fits["setting"].tolist() == settings * 2
+    seconds = fits.pivot_table("seconds", "setting", "table")
+    ratio = np.exp(np.log(seconds / seconds.loc["default"]).mean(axis=1))
+    rst = (tmp_path / "tables" / "cheaper_heads.rst").read_text()
+    for name in settings[1:]:
+        assert f"{ratio[name]:.3f}" in rst.split(f"   * - {name}\n")[1]
+    assert run_quickly(*arguments) == printed
+
+
+def test_rules_of_cheaper_heads_see_fewer_rows_and_steps(benchmark_module):
+    module = benchmark_module("cheaper_heads")
+    features, targets = torch.randn(40, 3), torch.randn(40, 1)
+    part, whole, few = (ClosedFormHead(3, 1) for _ in range(3))
+    module.PartOfRows(1 / 4).update_(part, features, targets)
+    ProximalUpdate().update_(whole, features[:10], targets[:10])
+    assert torch.equal(part.weight, whole.weight)
+    rule = module.FewSteps(3)
+    rule.start_(few, features, targets)
+    moved = []
+    for _ in range(7):
+        before = few.weight.clone()
+        rule.update_(few, features, targets)
+        moved.append(not torch.equal(before, few.weight))
+    assert moved == [True, False, False] * 2 + [True]
 
 
 def test_true_class_weight_scores_every_setting(tmp_path):

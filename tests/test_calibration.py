@@ -43,16 +43,64 @@ def test_the_scores_are_those_of_their_definitions(script):
     assert scores["Brier"] == pytest.approx(np.mean(squares))
 
 
-def test_calibration_writes_the_log_loss_of_each_method(tmp_path):
-    printed = run_quickly("benchmarks/calibration.py", tmp_path, "--output", "tables")
-    results = pd.read_csv(tmp_path / "tables" / "calibration.csv")
+def test_the_error_by_chance_is_that_of_labels_drawn_from_the_probabilities(script):
+    random = np.random.default_rng(0)
+    first = random.uniform(size=600)
+    probabilities = np.stack([first, 1 - first], axis=1)
+    errors = [
+        script.expected_calibration_error(
+            probabilities, (random.uniform(size=600) > first).astype(int)
+        )
+        for _ in range(300)
+    ]
+    # The deviation of one is a fifth of it, that of the mean of 300 a hundredth.
+    assert script.error_by_chance(probabilities) == pytest.approx(
+        np.mean(errors), rel=0.05
+    )
+
+
+def test_reliability_is_of_the_rarer_of_two_classes_and_of_the_predicted_of_more(
+    script,
+):
+    first = np.array([0.1, 0.9, 0.2, 0.7, 0.8, 0.3])
+    y = np.array([0, 0, 1, 0, 0, 1])
+    curve = script.reliability(np.stack([first, 1 - first], axis=1), y, n_bins=2)
+    # The rarer class is the second: its probabilities are .1, .2, .3, and .7, .8, .9.
+    np.testing.assert_allclose(curve, [[0.2, 0.8], [0, 2 / 3]])
+    three = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    curve = script.reliability(three, np.array([1, 2]), n_bins=2)
+    np.testing.assert_allclose(curve, [[0.5, 0.8], [0, 1]])
+
+
+def test_kinds_are_told_by_the_classes_and_the_rarer_ones_share(script):
+    kinds = [script.kind_of(np.repeat(np.arange(len(n)), n)) for n in KINDS.values()]
+    assert kinds == list(KINDS)
+
+
+KINDS = {"binary": [5, 3], "imbalanced": [9, 2], "multiclass": [9, 9, 1]}
+
+
+def test_calibration_writes_the_scores_of_each_method_and_runs_none_twice(tmp_path):
+    arguments = ("benchmarks/calibration.py", tmp_path, "--report", "tables")
+    printed = run_quickly(*arguments)
+    path = tmp_path / "calibration" / "calibration.jsonl"
+    written = path.read_text()
+    results = pd.read_json(path, lines=True)
     assert results["table"].unique().tolist() == ["digits", "breast_cancer"]
+    assert results["kind"].unique().tolist() == ["multiclass", "binary"]
+    rst = (tmp_path / "tables" / "calibration.rst").read_text()
+    for measure in ("log loss", "Brier", "ECE"):
+        scores = results.pivot_table(measure, "table", "method")
+        for score in scores.to_numpy().ravel():
+            if not np.isnan(score):  # a head that the blend leaves out
+                assert f"{score:.4f}" in printed
+                assert re.search(rf"^     - (\*\*)?{score:.4f}(\*\*)?$", rst, re.M)
     losses = results.pivot_table("log loss", "table", "method")
     assert (losses["CFLL"] < 0.5).all()
-    rst = (tmp_path / "tables" / "calibration.rst").read_text()
-    for loss in losses.to_numpy().ravel():
-        if not np.isnan(loss):  # a head that the blend leaves out
-            assert f" {loss:.4f}" in printed
-            assert f"     - {loss:.4f}\n" in rst
     ratio = np.exp(np.log(losses["MLP"] / losses["CFLL"]).mean())
-    assert re.search(rf"^MLP +\d+\.\d+ +{ratio:.3f} ", printed, re.M)
+    lower = (losses["MLP"] < losses["CFLL"]).sum()
+    assert re.search(rf"^ *all, 2 +MLP .* {ratio:.3f} \({lower}\) ", printed, re.M)
+    picture = tmp_path / "tables" / "calibration.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run_quickly(*arguments).endswith(printed[printed.index("relative to") :])
+    assert path.read_text() == written

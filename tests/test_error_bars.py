@@ -10,6 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
 from sklearn.metrics import r2_score
 from small_models import regressor
+from torch import nn
 
 from sklearn_cfll.functional import feature_energy, fit_noise, solve_ridge
 
@@ -150,6 +151,7 @@ def test_deviations_grow_far_from_the_training_rows(model, fresh_rows):
     assert (np.median(far, axis=0) > 2 * np.median(near, axis=0)).all()
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 def test_a_table_of_one_target_has_spread_of_its_shape(table):
     X, y = table
     column = regressor(max_epochs=2, alpha=0.1).fit(X, y[:, None])
@@ -163,6 +165,57 @@ def test_a_table_of_one_target_has_spread_of_its_shape(table):
 def test_standard_deviation_and_covariance_are_not_asked_for_together(model, table):
     with pytest.raises(ValueError, match="return_std and return_cov are both True"):
         model.predict(table[0], return_std=True, return_cov=True)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda m, X: m.predict(X, return_std=True),
+        lambda m, X: m.predict(X, return_cov=True),
+        lambda m, X: m.sample_y(X),
+    ],
+    ids=["return_std", "return_cov", "sample_y"],
+)
+def test_spread_that_rests_on_rows_of_the_training_warns_where_it_is_asked_for(
+    left_out, table, question
+):
+    X, y = table
+    wanted = r"(?s)no rows were held out.*too small.*early_stopping=True or X_val;"
+    with pytest.warns(UserWarning, match=wanted) as caught:
+        question(left_out, X)
+    assert [warning.filename for warning in caught] == [__file__]
+    # An error in these tests: predictions, and intervals of other rows, don't warn.
+    left_out.predict(X)
+    again = pickle.loads(pickle.dumps(left_out)).conformalize(X, y)
+    again.predict_interval(X)
+    with pytest.warns(UserWarning, match="no rows were held out"):
+        question(again, X)
+
+
+def test_spread_that_rests_on_other_rows_does_not_warn(left_out, table, fresh_rows):
+    X, y = table
+    settings = {"alpha": 0.01, "max_epochs": 2}
+    models = {
+        "held out": regressor(early_stopping=True, **settings).fit(X, y),
+        "not even for stopping": regressor(early_stopping=False, **settings).fit(
+            X[:90], y[:90], X_val=X[90:], y_val=y[90:]
+        ),
+        "a backbone that learns nothing": regressor(nn.Identity(), **settings).fit(
+            X, y
+        ),
+        "a stream": regressor(**settings).partial_fit(X, y),
+        "new targets": left_out.refit_head(X, X[:, 3]),
+    }
+    for model in models.values():
+        assert (model.predict(fresh_rows[0], return_std=True)[1] > 0).all()
+
+
+def test_further_rows_of_a_stream_leave_the_training_what_it_was(table):
+    X, y = table
+    model = regressor(alpha=0.01, max_epochs=2).fit(X[:90], y[:90])
+    model.partial_fit(X[90:], y[90:])
+    with pytest.warns(UserWarning, match="no rows were held out in fit"):
+        model.predict(X, return_std=True)
 
 
 # Draws ----------------------------------------------------------------------------
@@ -181,6 +234,7 @@ def test_draws_have_the_predictive_mean_and_covariance(model, fresh_rows):
         close(np.cov(own), covariance[..., i] / unit**2, 0.06)
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 def test_draws_are_shaped_and_seeded_as_a_gaussian_process_has_them(table, left_out):
     X, y = table
     process = GaussianProcessRegressor(optimizer=None).fit(X, y)

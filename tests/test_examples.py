@@ -1,4 +1,4 @@
-"""The examples on the theory, in their quick mode: the numbers that they compute."""
+"""The examples in their quick mode: the numbers that they compute."""
 
 import contextlib
 import io
@@ -159,3 +159,52 @@ def test_error_bars_widen_where_no_rows_are(tmp_path):
     assert computed["share"] == pytest.approx(0.9, abs=0.12)
     assert computed["calibrated"] == pytest.approx(0.9, abs=0.065)
     assert f"hold {100 * computed['share']:.1f} % of 5000 fresh rows" in printed
+
+
+# Displays --------------------------------------------------------------------------
+
+
+def test_displays_say_how_far_coverage_is_off(tmp_path):
+    computed, printed = run_quickly("plot_displays.py", tmp_path)
+    for name in ("conformal", "gaussian"):
+        display = computed[name]
+        gap = 100 * np.abs(display.coverage - display.nominal).max()
+        line = f"{display.name}: coverage is off by {gap:.1f} points at most"
+        assert line in printed
+        # A share of 120 held-out rows, and one of 300 fresh ones: 5 points at one half.
+        assert gap < 20
+    model = computed["model"]
+    assert computed["path"].alpha == model.alpha_[0]
+    assert computed["training"].best_epoch <= model.n_iter_
+    assert len(computed["bars"].y_true) == 300
+
+
+# Streams and new targets -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def new_targets(tmp_path_factory):
+    return run_quickly("plot_new_targets.py", tmp_path_factory.mktemp("new_targets"))
+
+
+@pytest.fixture(scope="module")
+def drifting_stream(tmp_path_factory):
+    return run_quickly("plot_streaming.py", tmp_path_factory.mktemp("streaming"))
+
+
+def test_trained_features_serve_targets_that_they_were_not_trained_on(new_targets):
+    computed, printed = new_targets
+    medians = {name: np.median(values) for name, values in computed["scores"].items()}
+    linear, untrained, trained = medians.values()
+    assert trained > untrained + 0.1 > linear + 0.1
+    assert computed["many"].predict(computed["X_test"]).shape[1] == 50
+    assert f"{trained:5.2f}" in printed
+
+
+def test_forgetting_follows_a_drift(drifting_stream):
+    computed, _ = drifting_stream
+    last = {name: np.mean(errors[-5:]) for name, errors in computed["errors"].items()}
+    still, alike, forgetful = last.values()
+    assert forgetful < 0.5 * alike < 0.5 * still
+    for errors in computed["errors"].values():
+        assert np.mean(errors[:10]) < 0.03

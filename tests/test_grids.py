@@ -122,6 +122,7 @@ def test_channels_first_are_moved_last_without_a_copy(n_axes):
     assert features.shape == (30, *grid, 8)
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_predictions_at_another_resolution_are_those_of_its_points(channels_last):
     X, y = fields((8,), 30)
@@ -296,6 +297,7 @@ def test_bands_come_from_the_held_out_samples_largest_errors():
         assert (inside.all((1, 2)).sum(0) == rank).all()
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 def test_draws_have_the_mean_and_the_deviation_that_are_predicted():
     X, y = fields((3, 2), 50)
     fitted = model().fit(X, y)
@@ -306,6 +308,7 @@ def test_draws_have_the_mean_and_the_deviation_that_are_predicted():
     assert_allclose(draws.std(-1), deviation, rtol=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:no rows were held out in fit")
 @pytest.mark.parametrize(
     ("use", "message"),
     [
@@ -482,3 +485,23 @@ def test_a_transform_must_give_the_same_samples(transform, got):
     )
     with pytest.raises(ValueError, match=message):
         augmented(transform)
+
+
+# Streams and new targets ------------------------------------------------------
+
+
+def test_streams_and_new_targets_are_refused_on_a_grid():
+    X, y = fields(GRIDS["line"])
+    fitted = model().fit(X, y)
+    for method in ("partial_fit", "forget", "refit_head"):
+        with pytest.raises(ValueError, match=f"{method} is not available for targets"):
+            getattr(fitted, method)(X, y)
+    with pytest.raises(ValueError, match="partial_fit is not available for targets"):
+        model().partial_fit(X, y)
+
+
+def test_missing_targets_are_refused_on_a_grid():
+    X, y = fields(GRIDS["line"])
+    y[0, 0] = np.nan
+    with pytest.raises(ValueError, match="fill the points"):
+        model(missing_targets="ignore").fit(X, y)

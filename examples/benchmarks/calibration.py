@@ -6,18 +6,19 @@ factor, of the logistic head by one factor, and of the blend of both, which is w
 Beside them stand scikit-learn's gradient boosting and its multi-layer perceptron, both
 with early stopping on the same number of rows. All figures are of the test rows, which
 choose nothing: log loss, Brier score (sum over the classes), and the expected
-calibration error of the predicted class in 15 bins of equal counts.
+calibration error of the predicted class in 15 bins of equal counts. The reliability
+curve, in ten such bins, is that of the rarer class's probability where there are two,
+and else that of the predicted class.
 
 Run it with ``python examples/benchmarks/calibration.py``; ``--help`` lists options.
+Results are kept in a file, a line each, and what is there is not run again.
 """
 
-import sys
+import json
 
 import numpy as np
-import pandas as pd
 from _command_line import made_folder, named_splits, table_parser
 from _common import use_one_thread
-from _tables import as_list_table
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
@@ -27,16 +28,47 @@ from sklearn_cfll import CFLLClassifier
 from sklearn_cfll._logits import both_sides, fit_blend
 
 BLEND, SOLVED, LOGISTIC = "CFLL", "its solved head", "its logistic head"
-METHODS = (BLEND, SOLVED, LOGISTIC, "HistGradientBoosting", "MLP")
+# Two classes count as imbalanced where the rarer one has less than this share.
+RARE = 0.25
+
+
+def in_bins(confidence, hits, n_bins):
+    """Return the sums of confidence and of hits over bins of equal counts."""
+    bins = np.array_split(np.argsort(confidence, kind="stable"), n_bins)
+    sums = [(confidence[rows].sum(), hits[rows].sum()) for rows in bins]
+    return np.array(sums, dtype=float).T, np.array([len(rows) for rows in bins])
 
 
 def expected_calibration_error(probabilities, y, n_bins=15):
     """Return the mean gap of confidence and accuracy over bins of equal counts."""
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == y
-    bins = np.array_split(np.argsort(confidence, kind="stable"), n_bins)
-    gaps = [abs(confidence[rows].sum() - hits[rows].sum()) for rows in bins]
-    return sum(gaps) / len(y)
+    (expected, found), _ = in_bins(confidence, hits, n_bins)
+    return np.abs(expected - found).sum() / len(y)
+
+
+def error_by_chance(probabilities, n_bins=15):
+    """Return the calibration error to expect of probabilities that are right.
+
+    The sum of a bin's hits has then a known variance, and is about normal.
+    """
+    confidence = probabilities.max(axis=1)
+    variances, _ = in_bins(confidence, confidence * (1 - confidence), n_bins)
+    return np.sqrt(2 / np.pi * variances[1]).sum() / len(confidence)
+
+
+def reliability(probabilities, y, n_bins=10):
+    """Return mean probabilities and shares of hits in bins of equal counts.
+
+    Of two classes the rarer one counts, of more the predicted one.
+    """
+    if probabilities.shape[1] == 2:
+        rarer = np.bincount(y, minlength=2).argmin()
+        probability, hits = probabilities[:, rarer], y == rarer
+    else:
+        probability, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    sums, counts = in_bins(probability, hits, n_bins)
+    return (sums / counts).tolist()
 
 
 def scores_of(probabilities, y):
@@ -47,7 +79,16 @@ def scores_of(probabilities, y):
         "log loss": log_loss(y, probabilities, labels=range(probabilities.shape[1])),
         "Brier": np.square(probabilities - one_hot).sum(axis=1).mean(),
         "ECE": expected_calibration_error(probabilities, y),
+        "ECE by chance": error_by_chance(probabilities),
     }
+
+
+def kind_of(y):
+    """Say whether the labels are of two classes, of two uneven ones, or of more."""
+    counts = np.bincount(y)
+    if len(counts) > 2:
+        return "multiclass"
+    return "imbalanced" if counts.min() < RARE * len(y) else "binary"
 
 
 def by_head(split, seed, max_epochs):
@@ -94,33 +135,39 @@ def by_others(split, seed, max_epochs):
 
 def compare(split, seed, max_epochs):
     """Yield a row of the results for each method."""
+    y = split.test[1]
+    kind = kind_of(split.train[1])
     for runs in (by_head, by_others):
         for name, probabilities in runs(split, seed, max_epochs):
-            scores = scores_of(probabilities.astype(np.float64), split.test[1])
-            yield {"table": split.name, "seed": seed, "method": name, **scores}
+            probabilities = probabilities.astype(np.float64)
+            # Those of float32 sum to one but for its rounding.
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+            yield {
+                "table": split.name,
+                "kind": kind,
+                "seed": seed,
+                "method": name,
+                **scores_of(probabilities, y),
+                "reliability": reliability(probabilities, y),
+            }
 
 
-def summarise(results):
-    """Return the means over the seeds, and below them geometric means of ratios.
-
-    A table counts for a ratio where both methods have it; the ratio is that to CFLL.
-    """
-    means = results.groupby(["table", "method"], sort=False).mean().drop(columns="seed")
-    wide = means.unstack("method")
-    ratios = {}
-    for measure in ("wrong", "log loss", "Brier", "ECE"):
-        part = wide[measure].reindex(columns=METHODS)
-        part = part[(part.fillna(1) > 0).all(axis=1)]
-        logs = np.log(part.div(part[BLEND], axis=0))
-        ratios[measure] = np.exp(logs.mean())
-    return means, pd.DataFrame(ratios).reindex(METHODS)
-
-
-def log_losses(means):
-    """Return the frame of text that goes to the docs: log loss by table and method."""
-    wide = means["log loss"].unstack("method").reindex(columns=METHODS)
-    cells = wide.map(lambda value: "" if np.isnan(value) else f"{value:.4f}")
-    return cells.reindex(means.index.get_level_values("table").unique()).reset_index()
+def run_missing(arguments, path):
+    """Run the tables and seeds that the file hasn't, and append them to it."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    done = {(row["table"], row["seed"]) for row in rows}
+    for split, seed in named_splits(arguments):
+        if (split.name, seed) in done:
+            continue
+        new = list(compare(split, seed, arguments.max_epochs))
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in new)
+        for row in new:
+            numbers = " ".join(f"{row[n]:.4f}" for n in ("wrong", "log loss", "ECE"))
+            print(row["table"], seed, row["method"], numbers, flush=True)
+        rows += new
+    return rows
 
 
 def parse_arguments(arguments=None):
@@ -129,8 +176,11 @@ def parse_arguments(arguments=None):
         __doc__,
         sets=["digits", "breast_cancer"],
         rows=6_000,
-        seeds=3,
-        output="folder for calibration.csv and .rst",
+        seeds=5,
+        output="folder for calibration.jsonl; default: calibration",
+    )
+    parser.add_argument(
+        "--report", metavar="FOLDER", help="write tables and the picture there"
     )
     parsed = parser.parse_args(arguments)
     parsed.max_epochs = "auto"
@@ -140,27 +190,15 @@ def parse_arguments(arguments=None):
 
 
 def main():
-    """Fit on every table and seed, then print and write the scores."""
+    """Run what is missing; report what was asked for."""
     arguments = parse_arguments()
     use_one_thread()
-    results = []
-    for split, seed in named_splits(arguments):
-        for row in compare(split, seed, arguments.max_epochs):
-            print(*row.values(), file=sys.stderr)
-            results.append(row)
-    results = pd.DataFrame(results)
-    means, ratios = summarise(results)
-    print("log loss")
-    print(log_losses(means).to_string(index=False))
-    print("relative to CFLL, geometric means over the tables")
-    print(ratios.round(3).to_string())
-    if arguments.output:
-        folder = made_folder(arguments.output)
-        results.to_csv(folder / "calibration.csv", index=False)
-        text = as_list_table(log_losses(means), "Log loss of the test rows")
-        shown = ratios.map("{:.3f}".format).rename_axis("method").reset_index()
-        text += "\n" + as_list_table(shown, "Relative to CFLL")
-        (folder / "calibration.rst").write_text(text)
+    path = made_folder(arguments.output or "calibration") / "calibration.jsonl"
+    rows = run_missing(arguments, path)
+    if arguments.report:
+        from _calibration_report import write  # matplotlib is needed here alone
+
+        write(rows, made_folder(arguments.report))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,10 @@ class Moments:
             self.target_square + other.target_square + between * target_gap**2,
         )
 
+    def without(self, other: Moments) -> Moments:
+        """Moments of the rows that are left when others, merged before, are removed."""
+        return self.merge(other.scaled(-1.0))
+
     def scaled(self, factor: float) -> Moments:
         """Moments as they are when each row weighs ``factor`` times as much."""
         return Moments(
@@ -91,6 +95,39 @@ class Moments:
             factor * self.cross,
             factor * self.target_square,
         )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Moments:
+        """Moments on a device."""
+        return Moments(*(part.to(device, dtype) for part in vars(self).values()))
+
+    def moved(
+        self, weight: Tensor, bias: Tensor, alpha: float | Tensor, error: Tensor
+    ) -> Moments:
+        """Moments of the same features whose ridge solution is a given head.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (d, k)
+        bias : Tensor of shape (k,)
+        alpha : float or Tensor of shape (k,)
+        error : Tensor of shape (k,)
+            Mean squared error that the head shall have.
+        """
+        weight = weight.to(self.gram)
+        penalty = like(weight, alpha).reshape(1, -1) * self.energy * self.weight_sum
+        mapped, shrunk = self.gram @ weight, penalty * weight
+        square = (weight * (mapped + 2 * shrunk)).sum(0) + self.weight_sum * error
+        return replace(
+            self,
+            target_mean=self.feature_mean @ weight + bias.to(weight),
+            cross=mapped + shrunk,
+            target_square=square,
+        )
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs k."""
+        return len(self.target_mean)
 
     def error_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Mean squared error (k,) of a head, weight (d, k) and bias (k,), on the rows.
@@ -113,10 +150,35 @@ class Moments:
         """Whether all moments are finite."""
         return all(bool(part.isfinite().all()) for part in vars(self).values())
 
+    def holds(self, rest: Moments) -> bool:
+        """Whether these moments less others, ``rest``, can be those of rows.
+
+        Moments of rows have a positive sum of weights, a Gram matrix without negative
+        eigenvalues, and errors of least squares that aren't negative. What is less than
+        rounding of these moments counts as zero.
+        """
+        spacing = float(torch.finfo(self.gram.dtype).eps) ** 0.5
+        if self.weight_sum == rest.weight_sum == 0:
+            return True
+        if not (rest.finite and rest.weight_sum > spacing * self.weight_sum):
+            return False
+        values, vectors = torch.linalg.eigh(rest.gram.to("cpu", torch.float64))
+        floor = spacing * self.gram.diagonal().sum().to(values)
+        cross = vectors.mT @ rest.cross.to(values)
+        spanned = torch.where(values > floor, values, torch.inf)[:, None]
+        error = rest.target_square.to(values) - (cross.square() / spanned).sum(0)
+        least = -spacing * self.target_square.to(values)
+        return bool((values >= -floor).all() and (error >= least).all())
+
+    @property
+    def weight_sum_or_tiny(self) -> Tensor:
+        """The sum of the weights, positive where there are no rows, too."""
+        return self.weight_sum.clamp_min(torch.finfo(self.weight_sum.dtype).tiny)
+
     @property
     def energy(self) -> Tensor:
         """Mean feature energy, as :func:`feature_energy` gives it."""
-        square = self.gram.diagonal().sum() / self.weight_sum
+        square = self.gram.diagonal().sum() / self.weight_sum_or_tiny
         square = square + self.feature_mean @ self.feature_mean
         return (square + 1) / (self.feature_mean.shape[0] + 1)
 
@@ -133,11 +195,12 @@ class RidgePath:
         self.moments = moments
         self.energy = moments.energy
         # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
-        gram = (moments.gram / moments.weight_sum).to("cpu", torch.float64)
+        weight_sum = moments.weight_sum_or_tiny
+        gram = (moments.gram / weight_sum).to("cpu", torch.float64)
         values, vectors = torch.linalg.eigh(gram)
         self.values = values.clamp_min(0).to(moments.gram)
         self.vectors = vectors.to(moments.gram)
-        self.cross = self.vectors.mT @ (moments.cross / moments.weight_sum)
+        self.cross = self.vectors.mT @ (moments.cross / weight_sum)
         # Directions that the data don't span to rounding get no weight at alpha 0.
         # The Gram of constant features is rounding of their mean, squared.
         spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
@@ -186,6 +249,31 @@ class RidgePath:
         """Eigenvalues (d, 1) or (d, k) of the inverse of the penalised Gram matrix."""
         shifted = self._shifted(alpha)
         return torch.where(shifted > self.floor, 1 / shifted, 0.0)
+
+    def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
+        """Generalised cross-validation's estimate of the mean squared error.
+
+        It is leave-one-out with the mean of the leverages in place of each, and needs
+        the moments alone (Golub, Heath and Wahba, 1979). A weight is a count of rows.
+
+        Parameters
+        ----------
+        alphas : sequence of float
+
+        Returns
+        -------
+        errors : Tensor of shape (n_alphas, k)
+            Infinite where the head has as many degrees of freedom as there are rows.
+        """
+        shifted = self._shifted(torch.tensor(alphas, dtype=torch.float64))
+        inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
+        shrunk = self.values[:, None] * inverse
+        weight_sum = self.moments.weight_sum_or_tiny
+        kept = 1 - (1 + shrunk.sum(0)) / weight_sum
+        gain = (inverse * (2 - shrunk)).mT @ self.cross.square()
+        errors = (self.moments.target_square / weight_sum - gain).clamp_min(0)
+        errors = errors / kept[:, None].square()
+        return torch.where(kept[:, None] > 1e-10, errors, torch.inf)
 
     def _shifted(self, alpha: float | Tensor) -> Tensor:
         alpha = like(self.values, alpha).reshape(1, -1)

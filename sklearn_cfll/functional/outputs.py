@@ -17,6 +17,14 @@ def weighs_outputs(sample_weight: Tensor | None, rows: Tensor) -> bool:
     return sample_weight is not None and sample_weight.ndim == rows.ndim
 
 
+def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
+    """Sum (k,) over rows (n, k), with weights (n,), (n, 1) or (n, k)."""
+    weight = weight.reshape(len(weight), -1)
+    if weight.shape[1] == 1:
+        return weight[:, 0] @ rows
+    return (weight * rows).sum(0)
+
+
 def step_by_output(
     step: Callable[..., Any],
     features: Tensor,

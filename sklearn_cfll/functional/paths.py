@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,42 @@ class MomentsByOutput:
     def merge(self, other: MomentsByOutput) -> MomentsByOutput:
         """Moments of both sets of rows together."""
         return MomentsByOutput(tuple(map(Moments.merge, self.parts, other.parts)))
+
+    def without(self, other: MomentsByOutput) -> MomentsByOutput:
+        """Moments of the rows that are left when others, merged before, are removed."""
+        return MomentsByOutput(tuple(map(Moments.without, self.parts, other.parts)))
+
+    def scaled(self, factor: float) -> MomentsByOutput:
+        """Moments as they are when each row weighs ``factor`` times as much."""
+        return MomentsByOutput(tuple(part.scaled(factor) for part in self.parts))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MomentsByOutput:
+        """Moments on a device."""
+        return MomentsByOutput(tuple(part.to(device, dtype) for part in self.parts))
+
+    def moved(
+        self, weight: Tensor, bias: Tensor, alpha: float | Tensor, error: Tensor
+    ) -> MomentsByOutput:
+        """Moments whose ridge solution is a given head, as :meth:`Moments.moved`."""
+        columns = zip(
+            self.parts,
+            weight.mT[..., None],
+            bias[:, None],
+            like(bias, alpha).expand(len(bias))[:, None],
+            (error / self._share)[:, None],
+            strict=True,
+        )
+        return MomentsByOutput(tuple(part.moved(*own) for part, *own in columns))
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs k."""
+        return len(self.parts)
+
+    def holds(self, rest: MomentsByOutput) -> bool:
+        """Whether these moments less others, ``rest``, can be those of rows."""
+        pairs = zip(self.parts, rest.parts, strict=True)
+        return all(part.holds(own) for part, own in pairs)
 
     def error_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Mean squared error (k,) of a head, weight (d, k) and bias (k,)."""
@@ -111,6 +147,10 @@ class RidgePathByOutput:
         for alpha in alphas:
             yield self.leverage(projected, alpha)
 
+    def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
+        """Errors (n_alphas, k), as :meth:`RidgePath.generalized_errors` has them."""
+        return torch.cat([path.generalized_errors(alphas) for path in self.paths], 1)
+
     def _each(self, alpha: float | Tensor) -> Iterator[tuple[RidgePath, Tensor]]:
         alphas = like(self.paths[0].values, alpha).expand(len(self.paths))
         return zip(self.paths, alphas, strict=True)
@@ -159,10 +199,38 @@ def moments_of(
     return Moments.of(features, targets, sample_weight)
 
 
+def by_output(moments: AnyMoments) -> MomentsByOutput:
+    """Give the same moments, each output's apart."""
+    if isinstance(moments, MomentsByOutput):
+        return moments
+    own = zip(moments.target_mean, moments.cross.mT, moments.target_square, strict=True)
+    parts = (
+        replace(
+            moments,
+            target_mean=mean[None],
+            cross=cross[:, None],
+            target_square=square[None],
+        )
+        for mean, cross, square in own
+    )
+    return MomentsByOutput(tuple(parts))
+
+
 def merge(first: AnyMoments, second: AnyMoments) -> AnyMoments:
-    """Moments of both sets of rows together, of one kind."""
-    merged: AnyMoments = type(first).merge(first, second)  # type: ignore[arg-type]
-    return merged
+    """Moments of both sets of rows together; of each output where one has them so."""
+    if isinstance(first, Moments) and isinstance(second, Moments):
+        return first.merge(second)
+    return by_output(first).merge(by_output(second))
+
+
+def remove(whole: AnyMoments, rows: AnyMoments) -> AnyMoments | None:
+    """Moments of the rows that are left; None where ``rows`` can't be among them."""
+    if isinstance(whole, Moments) and isinstance(rows, Moments):
+        rest = whole.without(rows)
+        return rest if whole.holds(rest) else None
+    first, second = by_output(whole), by_output(rows)
+    left = first.without(second)
+    return left if first.holds(left) else None
 
 
 def path_of(moments: AnyMoments) -> AnyPath:

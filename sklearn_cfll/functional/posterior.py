@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.moments import RidgePath
+from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import AnyPath, RidgePathByOutput
 from sklearn_cfll.functional.ridge import like
 
@@ -27,6 +28,9 @@ _SCALE_DEVIATION = math.log(10)
 
 # Least variance of noise relative to that of the targets.
 _LEAST_NOISE = 1e-16
+
+# Share of degrees of freedom that the head must leave for its errors to say something.
+_LEAST_KEPT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,40 @@ def effective_dof(path: AnyPath, alpha: float | Tensor) -> Tensor:
     return torch.cat(traces)
 
 
+def weight_sums(path: AnyPath) -> Tensor:
+    """Sum the rows' weights: (1,), or (k,) where outputs have their own."""
+    return torch.stack([part.moments.weight_sum for part, _ in _parts(path, 0.0)])
+
+
+def noise_left(
+    path: AnyPath, alpha: float | Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Variance of the noise by the errors on the rows that the head was solved on.
+
+    Their sum of squares over the rows less the head's degrees of freedom. The rows'
+    weights are one in the mean.
+
+    Parameters
+    ----------
+    path : RidgePath or RidgePathByOutput
+    alpha : float or Tensor of shape (k,)
+    weight : Tensor of shape (d, k)
+    bias : Tensor of shape (k,)
+
+    Returns
+    -------
+    noise : Tensor of shape (k,)
+        That of the targets where the head has a degree of freedom for each row.
+    """
+    kept = 1 - effective_dof(path, alpha) / weight_sums(path)
+    # Errors of outputs that have their own weights are relative to the mean weight.
+    share = weight_sums(path) / path.moments.weight_sum
+    error = path.moments.error_of(weight, bias).clamp_min(0) / share
+    noise = error / kept.clamp_min(_LEAST_KEPT)
+    noise = torch.where(kept > _LEAST_KEPT, noise, path.moments.error_of_mean / share)
+    return noise.clamp_min(_LEAST_NOISE)
+
+
 def log_evidence(path: AnyPath, alpha: float | Tensor, noise: float | Tensor) -> Tensor:
     """Logarithm of the probability density of the targets, given the features.
 
@@ -215,7 +253,7 @@ def fit_noise(
     best, noise, scale = -math.inf, square.new_ones(len(known)), 1.0
     for candidate in _SCALES:
         spread = 1 + candidate * leverage
-        variance = (weight * square / spread).sum(0) / total.clamp_min(1e-300)
+        variance = weighted_sum(weight / spread, square) / total.clamp_min(1e-300)
         variance = torch.where(known, variance.clamp_min(_LEAST_NOISE), 1.0)
         fit = total * variance.log() + (weight * spread.log()).sum(0)
         # The mean, not the sum, over outputs, whose errors are seldom independent.

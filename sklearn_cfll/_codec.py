@@ -1,0 +1,297 @@
+"""Values as JSON and tensors, and back: no code is run but what is trusted by name."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.history import History
+from torch import Tensor
+
+# Classes of these packages may be named in a file; of functions and of all else the
+# user must say so.
+_TRUSTED = ("sklearn_cfll", "torch.nn.modules", "torch.optim")
+_FUNCTIONS = "torch.nn.functional"  # of tensors all
+_OWN = ("sklearn_cfll.", "torch.nn.")
+_SCALARS = (bool, int, float, str)
+
+
+class Writer:
+    """Turns values into what JSON holds, and sets arrays aside.
+
+    Attributes
+    ----------
+    tensors : dict
+        The arrays and tensors by name.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._open: list[int] = []
+        # With the tensors themselves, whose memory is thus not given to others.
+        self._written: dict[Any, tuple[dict[str, Any], Tensor]] = {}
+
+    def write(self, value: Any, where: str) -> Any:
+        """Give a value's description.
+
+        Parameters
+        ----------
+        value : object
+        where : str
+            What the value is, for the message of an error.
+
+        Returns
+        -------
+        described : None, bool, int, float, str, list or dict
+        """
+        if value is None or type(value) in _SCALARS:
+            finite = not isinstance(value, float) or math.isfinite(value)
+            return value if finite else {"float": str(value)}
+        if id(value) in self._open:
+            raise not_saved(value, where, "it holds itself")
+        self._open.append(id(value))
+        try:
+            return self._write_compound(value, where)
+        finally:
+            self._open.pop()
+
+    def _write_compound(self, value: Any, where: str) -> Any:
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):
+            parts = [self.write(v, f"{where}[{i}]") for i, v in enumerate(value)]
+            return parts if isinstance(value, list) else {"tuple": parts}
+        if type(value) in (dict, OrderedDict):
+            pairs = [
+                [self.write(k, where), self.write(v, f"{where}[{k!r}]")]
+                for k, v in value.items()
+            ]
+            return {"dict" if type(value) is dict else "ordered": pairs}
+        if type(value) is set:
+            return {"set": [self.write(v, where) for v in sorted(value, key=repr)]}
+        if isinstance(value, History):
+            return {"history": [self.write(dict(row), where) for row in value]}
+        if isinstance(value, np.generic | np.ndarray):
+            return self._write_array(value, where)
+        if isinstance(value, Tensor):
+            return self.write_tensor(value, where)
+        if isinstance(value, torch.dtype | torch.device):
+            kind = type(value).__name__
+            return {kind: str(value).removeprefix("torch.")}
+        if isinstance(value, np.random.RandomState):
+            return {"random_state": self.write(value.get_state(), where)}
+        if isinstance(value, type | FunctionType | BuiltinFunctionType):
+            return {"name": name_of(value)}
+        return self.write_object(value, where)
+
+    def write_tensor(self, value: Tensor, where: str) -> Any:
+        """Set a tensor aside; its order in memory, on which rounding hangs, is kept."""
+        if value.layout != torch.strided:
+            raise not_saved(value, where, f"its layout is {value.layout}")
+        memory = value.data_ptr(), value.dtype, value.shape, value.stride()
+        if value.numel() and memory in self._written:
+            return self._written[memory][0]
+        key = str(len(self.tensors))
+        described: dict[str, Any] = {"tensor": key}
+        self._written[memory] = described, value
+        value = value.detach().cpu()
+        if value.ndim > 1 and not value.is_contiguous():
+            strides = np.array(value.stride())
+            described["order"] = np.argsort(-strides, kind="stable").tolist()
+            value = value.permute(described["order"])
+        if value.is_complex():
+            described["complex"] = True
+            value = torch.view_as_real(value.resolve_conj())
+        self.tensors[key] = value.clone(memory_format=torch.contiguous_format)
+        return described
+
+    def _write_array(self, value: Any, where: str) -> Any:
+        if value.dtype.kind in "biufc":
+            native = np.array(value, dtype=value.dtype.newbyteorder("="), order="K")
+            if native.dtype.kind == "u":  # of which older versions know 8 bits alone
+                native = native.view(native.dtype.str.replace("u", "i"))
+            try:
+                tensor = torch.from_numpy(native)
+            except TypeError as error:
+                raise not_saved(value, where, f"its dtype is {value.dtype}") from error
+            kind = "array" if isinstance(value, np.ndarray) else "scalar"
+            described = self.write_tensor(tensor, where)
+            return {kind: described, "dtype": value.dtype.newbyteorder("=").str}
+        if value.dtype.kind not in "UO" or not isinstance(value, np.ndarray):
+            if isinstance(value, np.str_):
+                return str(value)
+            raise not_saved(value, where, f"its dtype is {value.dtype}")
+        items = [self.write(item, where) for item in value.ravel().tolist()]
+        return {"words": items, "dtype": value.dtype.str, "shape": list(value.shape)}
+
+    def write_object(self, value: Any, where: str) -> Any:
+        if not hasattr(value, "__dict__"):
+            raise not_saved(value, where, "it has no attributes")
+        state = [
+            [name, self.write(own, f"{where}.{name}")]
+            for name, own in vars(value).items()
+        ]
+        return {"object": self.class_of(value, where), "state": state}
+
+    def class_of(self, value: Any, where: str) -> str:
+        """Name a value's class, which must be found again where it isn't a user's."""
+        name = name_of(type(value))
+        if name.startswith(_OWN):
+            try:
+                Reader({}).find(name)
+            except ValueError as error:
+                reason = f"its class {name} can't be found by its name"
+                raise not_saved(value, where, reason) from error
+        return name
+
+
+class Reader:
+    """Turns descriptions back into values.
+
+    Parameters
+    ----------
+    tensors : dict
+    trusted : sequence of str
+        Modules, or the starts of their names, from which a file may name what it needs.
+    custom_objects : mapping
+        Classes and functions by the name in the file, or by its last part.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        trusted: Sequence[str] = (),
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tensors = tensors
+        self.trusted = tuple(trusted)
+        self.custom = dict(custom_objects or {})
+
+    def read(self, described: Any) -> Any:
+        """Give the value that was described."""
+        if isinstance(described, list):
+            return [self.read(part) for part in described]
+        if not isinstance(described, dict):
+            return described
+        kind = next(iter(described))
+        reader = getattr(self, f"_read_{kind}", None)
+        if reader is None:
+            raise ValueError(f"the file describes a value of an unknown kind, {kind!r}")
+        return reader(described)
+
+    def _read_float(self, described: Any) -> float:
+        return float(described["float"])
+
+    def _read_tuple(self, described: Any) -> tuple[Any, ...]:
+        return tuple(self.read(part) for part in described["tuple"])
+
+    def _read_dict(self, described: Any) -> dict[Any, Any]:
+        return {self.read(key): self.read(value) for key, value in described["dict"]}
+
+    def _read_ordered(self, described: Any) -> OrderedDict[Any, Any]:
+        pairs = described["ordered"]
+        return OrderedDict((self.read(key), self.read(value)) for key, value in pairs)
+
+    def _read_set(self, described: Any) -> set[Any]:
+        return {self.read(value) for value in described["set"]}
+
+    def _read_history(self, described: Any) -> History:
+        return History([self.read(row) for row in described["history"]])
+
+    def _read_tensor(self, described: Any) -> Tensor:
+        value = self.tensors[described["tensor"]]
+        if described.get("complex"):
+            value = torch.view_as_complex(value)
+        order = described.get("order")
+        return value if order is None else value.permute(np.argsort(order).tolist())
+
+    def _read_array(self, described: Any) -> Any:
+        return self.read(described["array"]).numpy().view(described["dtype"])
+
+    def _read_scalar(self, described: Any) -> Any:
+        return self.read(described["scalar"]).numpy().view(described["dtype"])[()]
+
+    def _read_words(self, described: Any) -> Any:
+        values = np.empty(len(described["words"]), dtype=np.dtype(described["dtype"]))
+        values[:] = self.read(described["words"])
+        return values.reshape(described["shape"])
+
+    def _read_dtype(self, described: Any) -> torch.dtype:
+        dtype = getattr(torch, described["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"the file names a dtype {described['dtype']!r}")
+        return dtype
+
+    def _read_device(self, described: Any) -> torch.device:
+        return torch.device(described["device"])
+
+    def _read_random_state(self, described: Any) -> np.random.RandomState:
+        state = np.random.RandomState()
+        state.set_state(self.read(described["random_state"]))
+        return state
+
+    def _read_name(self, described: Any) -> Any:
+        return self.find(described["name"])
+
+    def _read_object(self, described: Any) -> Any:
+        cls = self.find(described["object"])
+        if not isinstance(cls, type):
+            raise ValueError(f"the file describes an object of {described['object']}")
+        value: Any = object.__new__(cls)
+        for name, own in described["state"]:
+            vars(value)[name] = self.read(own)
+        return value
+
+    def find(self, name: str) -> Any:
+        """Give the class or the function of a name, if it is trusted or was passed."""
+        module, _, qualified = name.partition(":")
+        for key in (name, name.replace(":", "."), qualified, qualified.split(".")[-1]):
+            if key in self.custom:
+                return self.custom[key]
+        by_user = any(_starts(module, prefix) for prefix in self.trusted)
+        by_default = any(_starts(module, prefix) for prefix in _TRUSTED)
+        if not (by_user or by_default or module == _FUNCTIONS):
+            raise _not_trusted(name)
+        try:
+            value: Any = importlib.import_module(module)
+            for part in qualified.split("."):
+                value = getattr(value, part)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"the file needs {name}, which can't be imported ({error}); pass it in "
+                f"custom_objects={{{qualified!r}: ...}}."
+            ) from error
+        # What a trusted module has imported from elsewhere is not its own.
+        kind = FunctionType if module == _FUNCTIONS else type
+        if name_of(value) != name or not (by_user or isinstance(value, kind)):
+            raise _not_trusted(name)
+        return value
+
+
+def name_of(value: Any) -> str:
+    """Name a class or a function, ``module:qualified.name``."""
+    name = getattr(value, "__qualname__", getattr(value, "__name__", "?"))
+    return f"{getattr(value, '__module__', '?')}:{name}"
+
+
+def _starts(module: str, prefix: str) -> bool:
+    """Whether a module is the one named, or lies in it; a final dot changes nothing."""
+    prefix = prefix.removesuffix(".")
+    return bool(prefix) and (module == prefix or module.startswith(prefix + "."))
+
+
+def _not_trusted(name: str) -> ValueError:
+    module, _, qualified = name.partition(":")
+    return ValueError(
+        f"the file needs {name}, which is not among what may be imported; pass it in "
+        f"custom_objects={{{qualified!r}: ...}}, or trust its module by "
+        f"trusted=[{module!r}] if you know the file's author."
+    )
+
+
+def not_saved(value: Any, where: str, reason: str) -> TypeError:
+    return TypeError(f"{where} is a {type(value).__name__}, not saved: {reason}.")

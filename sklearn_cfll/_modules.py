@@ -1,0 +1,149 @@
+"""Modules as names, attributes and tensors, and back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from sklearn_cfll._build import build_net
+from sklearn_cfll._codec import Reader, Writer, not_saved
+from sklearn_cfll._problem import Problem, Rows
+from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.net import CFLLNet
+from sklearn_cfll.network import Network
+
+_LAZY_HOOKS = ("_load_hook", "_initialize_hook")
+
+
+class ModuleWriter(Writer):
+    """Writes modules, too: the classes by name, their attributes and tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._modules: dict[int, int] = {}
+
+    def write_object(self, value: Any, where: str) -> Any:
+        """Give the description of an object, a module's or a parameter's among them."""
+        if isinstance(value, CFLLNet):
+            return {"net": self.write(value.module_, f"{where}.module_")}
+        if not isinstance(value, nn.Module):
+            return super().write_object(value, where)
+        if id(value) in self._modules:
+            return {"same_module": self._modules[id(value)]}
+        number = self._modules[id(value)] = len(self._modules)
+        return {
+            "module": self.class_of(value, where),
+            "number": number,
+            "state": self._state_of(value, where),
+        }
+
+    def _state_of(self, module: nn.Module, where: str) -> Any:
+        state = dict(module.__getstate__())
+        lazy = _is_lazy(module)
+        for name in [name for name in state if name.endswith("_hooks")]:
+            if state.pop(name) and not lazy:
+                raise not_saved(module, where, f"it has hooks ({name})")
+        for name in _LAZY_HOOKS if lazy else ():
+            del state[name]
+        return [[name, self.write(v, f"{where}.{name}")] for name, v in state.items()]
+
+    def write_tensor(self, value: Tensor, where: str) -> Any:
+        """Set a tensor aside; of a parameter that has no shape yet there is nothing."""
+        if nn.parameter.is_lazy(value):
+            is_parameter = isinstance(value, nn.Parameter)
+            return {
+                "lazy": [is_parameter, value.requires_grad],
+                "dtype": self.write(value.dtype, where),
+            }
+        described = super().write_tensor(value, where)
+        if isinstance(value, nn.Parameter):
+            return {"parameter": described, "requires_grad": value.requires_grad}
+        return described
+
+
+class ModuleReader(Reader):
+    """Reads modules, too; what was shared is shared again."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._modules: dict[int, nn.Module] = {}
+        self._parameters: dict[str, nn.Parameter] = {}
+
+    def _read_net(self, described: Any) -> nn.Module:
+        network: nn.Module = self.read(described["net"])
+        return network
+
+    def _read_parameter(self, described: Any) -> nn.Parameter:
+        key = described["parameter"]["tensor"]
+        if key not in self._parameters:
+            value = self.read(described["parameter"])
+            self._parameters[key] = nn.Parameter(value, described["requires_grad"])
+        return self._parameters[key]
+
+    def _read_lazy(self, described: Any) -> Tensor:
+        is_parameter, requires_grad = described["lazy"]
+        kind: Any = nn.UninitializedBuffer
+        if is_parameter:
+            kind = nn.UninitializedParameter
+        lazy: Tensor = kind(requires_grad, dtype=self.read(described["dtype"]))
+        return lazy
+
+    def _read_same_module(self, described: Any) -> nn.Module:
+        return self._modules[described["same_module"]]
+
+    def _read_module(self, described: Any) -> nn.Module:
+        cls = self.find(described["module"])
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise ValueError(f"the file takes {described['module']} for a module")
+        module: Any = cls.__new__(cls)
+        nn.Module.__init__(module)
+        self._modules[described["number"]] = module
+        state = {name: self.read(value) for name, value in described["state"]}
+        module.__setstate__({**vars(module), **state})
+        if _is_lazy(module):
+            # As LazyModuleMixin does it; not more than its own hooks.
+            module._load_hook = module._register_load_state_dict_pre_hook(
+                module._lazy_load_hook
+            )
+            module._initialize_hook = module.register_forward_pre_hook(
+                module._infer_parameters, with_kwargs=True
+            )
+        return module
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    return isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
+
+
+def net_of(estimator: Any, network: Network) -> CFLLNet:
+    """Make the net of an estimator whose network is trained; nothing is trained here.
+
+    Parameters
+    ----------
+    estimator : BaseCFLL
+        With all of its state but ``net_``.
+    network : Network
+
+    Returns
+    -------
+    net : CFLLNet
+        With the settings of a fit, and the callbacks as they are before it.
+    """
+    n_outputs = network.head.weight.shape[1]
+    rows = TensorBatches(
+        np.zeros((2, 1)),
+        np.zeros((2, n_outputs)),
+        batch_size=2,
+        dtype=estimator._sums.dtype,
+        input_dtype=estimator._input_dtype,
+    )
+    problem = Problem(Rows(rows.X, rows.y), None, rows, None, 0, 1, 1.0)
+    net = build_net(estimator._as_trained(device="cpu"), problem, network).initialize()
+    net.module_ = network.eval()
+    net.history = copy.copy(estimator.history_)
+    net.release()
+    return net

@@ -1,0 +1,294 @@
+"""Rows that come in chunks: the head is as if they had come together."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from small_models import classifier, regressor
+
+from sklearn_cfll import MLP
+from sklearn_cfll.functional import Moments, RidgePath, solve_ridge
+
+FROZEN = {"stream_epochs": 0, "dtype": "float64"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """240 rows, two outputs."""
+    random = np.random.default_rng(0)
+    X = random.uniform(-1, 1, size=(240, 4))
+    Y = np.c_[3 * X[:, 0] + np.sin(3 * X[:, 1]), X[:, 2] ** 2]
+    return X, Y + 0.05 * random.normal(size=Y.shape)
+
+
+@pytest.fixture(scope="module")
+def labels(rows):
+    X, _ = rows
+    return np.array(["a", "b", "c"])[(X[:, 0] > 0).astype(int) + (X[:, 1] > 0.3)]
+
+
+def stream(model, X, y, size, **kwargs):
+    for start in range(0, len(X), size):
+        part = slice(start, start + size)
+        own = {
+            name: value if name == "classes" else value[part]
+            for name, value in kwargs.items()
+        }
+        model.partial_fit(X[part], y[part], **own)
+    return model
+
+
+def same_head(first, second, tolerance=1e-8):
+    for name in ("coef_", "intercept_"):
+        actual, expected = getattr(first, name), getattr(second, name)
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def expected_head(model, X, y, alpha, weight=None):
+    """Solve for the head of rows that are all at hand."""
+    features, targets = torch.tensor(model.transform(X)), torch.tensor(y)
+    weight = None if weight is None else torch.tensor(weight)
+    alpha = torch.as_tensor(alpha, dtype=torch.float64)
+    coefficients, bias = solve_ridge(features, targets, alpha, weight)
+    return coefficients.T.numpy(), bias.numpy()
+
+
+# Chunks equal the whole --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("forgetting", [1.0, 0.98])
+@pytest.mark.parametrize("alpha", ["auto", 1e-3])
+def test_chunks_of_any_size_give_the_head_of_all_rows(rows, size, forgetting, alpha):
+    X, Y = rows
+    start = regressor(alpha=alpha, forgetting=forgetting, **FROZEN)
+    start.partial_fit(X[:40], Y[:40])
+    whole = copy.deepcopy(start).partial_fit(X[40:], Y[40:])
+    parts = stream(copy.deepcopy(start), X[40:], Y[40:], size)
+    same_head(parts, whole)
+    weight = forgetting ** np.arange(len(X) - 1.0, -1, -1)
+    coef, intercept = expected_head(whole, X, Y, whole.alpha_, weight)
+    np.testing.assert_allclose(whole.coef_, coef, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(whole.intercept_, intercept, rtol=1e-8, atol=1e-8)
+
+
+def test_a_stream_goes_on_from_a_fit_with_the_head_of_all_rows(rows):
+    X, Y = rows
+    model = regressor(dtype="float64", early_stopping=False).fit(X[:100], Y[:100])
+    features, alpha = model.transform(X), model.alpha_
+    stream(model, X[100:], Y[100:], 30)
+    np.testing.assert_array_equal(model.transform(X), features)
+    np.testing.assert_array_equal(model.alpha_, alpha)
+    coef, intercept = expected_head(model, X, Y, alpha)
+    np.testing.assert_allclose(model.coef_, coef, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(model.intercept_, intercept, rtol=1e-8, atol=1e-8)
+
+
+def test_a_fit_of_a_backbone_without_parameters_equals_its_stream(rows):
+    X, Y = rows
+    backbone = torch.nn.LayerNorm(4, elementwise_affine=False)
+    settings = {"alpha": 0.01, "dtype": "float64", "early_stopping": False}
+    whole = regressor(backbone, **settings).fit(X, Y)
+    parts = stream(regressor(backbone, stream_epochs=3, **settings), X, Y, 50)
+    same_head(parts, whole)
+
+
+def test_weights_are_on_one_scale_in_all_chunks(rows):
+    X, Y = rows
+    counts = np.arange(len(X)) % 3 * np.where(np.arange(len(X)) < 120, 1, 5)
+    model = regressor(alpha=1e-3, **FROZEN).partial_fit(X[:40], Y[:40])
+    repeated = copy.deepcopy(model)
+    stream(model, X[40:], Y[40:], 40, sample_weight=counts[40:].astype(float))
+    index = np.repeat(np.arange(40, len(X)), counts[40:])
+    same_head(model, repeated.partial_fit(X[index], Y[index]))
+
+
+def test_chunks_of_classes_give_the_solved_head_of_all_rows(rows, labels):
+    X, _ = rows
+    start = classifier(true_class_weight=3.0, **FROZEN)
+    start.partial_fit(X[:40], labels[:40], classes=["a", "b", "c"])
+    whole = copy.deepcopy(start).partial_fit(X[40:], labels[40:])
+    parts = stream(copy.deepcopy(start), X[40:], labels[40:], 25)
+    for name in ("weight", "bias"):
+        actual = getattr(parts.net_.module_.head, name)
+        expected = getattr(whole.net_.module_.head, name)
+        torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+    assert parts.score(X, labels) > 0.8
+
+
+# Removal ----------------------------------------------------------------------------
+
+
+def test_forget_undoes_an_update(rows):
+    X, Y = rows
+    model = regressor(**FROZEN).partial_fit(X[:150], Y[:150])
+    before = copy.deepcopy(model)
+    model.partial_fit(X[150:], Y[150:])
+    assert np.abs(model.coef_ - before.coef_).max() > 1e-3
+    same_head(model.forget(X[150:], Y[150:]), before)
+
+
+def test_forget_leaves_the_head_of_the_other_rows_of_a_fit(rows):
+    X, Y = rows
+    model = regressor(dtype="float64", early_stopping=False).fit(X, Y)
+    model.forget(X[:30], Y[:30])
+    coef, _ = expected_head(model, X[30:], Y[30:], model.alpha_)
+    np.testing.assert_allclose(model.coef_, coef, rtol=1e-8, atol=1e-8)
+
+
+def test_forget_keeps_the_factor_of_a_classifiers_scores(rows, labels):
+    X, _ = rows
+    model = classifier(**FROZEN)
+    model.partial_fit(X[:200], labels[:200], classes=["a", "b", "c"])
+    before = copy.deepcopy(model)
+    model.forget(X[:20], labels[:20])
+    factor = before.calibration_[0]
+    np.testing.assert_allclose(model.calibration_, [factor, 0], rtol=1e-10)
+    expected = factor * model.net_.module_.head.weight.numpy().T
+    np.testing.assert_allclose(model.coef_, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("change", [lambda X, Y: (3 * X, Y), lambda X, Y: (X, 9 * Y)])
+def test_rows_that_no_head_can_hold_are_refused(rows, change):
+    X, Y = rows
+    model = regressor(**FROZEN).partial_fit(X[:60], Y[:60])
+    before = model.coef_.copy()
+    with pytest.raises(ValueError, match="X and y hold rows that are not in the head"):
+        model.forget(*change(X[60:110], Y[60:110]))
+    np.testing.assert_array_equal(model.coef_, before)
+
+
+def test_all_rows_can_not_be_forgotten(rows):
+    X, Y = rows
+    model = regressor(**FROZEN).partial_fit(X, Y)
+    with pytest.raises(ValueError, match="or all of those that are"):
+        model.forget(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [({"stream_epochs": 1}, "stream_epochs=0"), ({"forgetting": 0.9}, "forgetting=1")],
+)
+def test_what_can_not_be_removed_exactly_is_refused(rows, settings, cure):
+    X, Y = rows
+    model = regressor(**{**FROZEN, **settings})
+    stream(model, X[:80], Y[:80], 40)
+    with pytest.raises(ValueError, match=f"stream with {cure}"):
+        model.forget(X[:5], Y[:5])
+
+
+def test_forget_needs_a_fitted_estimator(rows):
+    with pytest.raises(NotFittedError):
+        regressor().forget(*rows)
+
+
+# A backbone that moves --------------------------------------------------------------
+
+
+def test_a_stream_from_scratch_trains_the_backbone(rows):
+    X, Y = rows
+    frozen = stream(regressor(**FROZEN), X, Y, 40)
+    # One pass over few rows learns rough functions late: at a frequency_scale of 0.05
+    # the score is 0.744, at 0.1 it is 0.858.
+    backbone = MLP(width=32, frequency_scale=0.1)
+    moving = stream(regressor(backbone, dtype="float64"), X, Y, 40)
+    assert np.abs(moving.transform(X) - frozen.transform(X)).max() > 0.1
+    assert moving.n_iter_ == 6
+    assert moving.score(X, Y) > 0.8
+
+
+def test_earlier_rows_stand_for_the_head_that_was_trained(rows):
+    X, Y = rows
+    moments = Moments.of(torch.tensor(X), torch.tensor(Y))
+    weight, bias = torch.randn(4, 2).double(), torch.randn(2).double()
+    error = torch.tensor([0.3, 0.7]).double()
+    alpha = torch.tensor([0.0, 0.2]).double()
+    moved = moments.moved(weight, bias, alpha, error)
+    for actual, expected in zip(
+        RidgePath(moved).solve(alpha), (weight, bias), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(moved.error_of(weight, bias), error)
+    assert moments.holds(moments)
+
+
+def test_the_same_seed_gives_the_same_stream(rows):
+    X, Y = rows
+    first, second = (stream(regressor(), X, Y, 60) for _ in range(2))
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))
+
+
+# Generalised cross-validation ---------------------------------------------------------
+
+
+def test_generalised_errors_are_those_of_the_hat_matrix(rows):
+    X, Y = (torch.tensor(part) for part in rows)
+    path, n = RidgePath(Moments.of(X, Y)), len(X)
+    errors = path.generalized_errors([1e-3, 0.5])
+    centred = X - X.mean(0)
+    for alpha, actual in zip([1e-3, 0.5], errors, strict=True):
+        penalty = alpha * n * path.energy * torch.eye(4).double()
+        hat = centred @ torch.linalg.solve(centred.T @ centred + penalty, centred.T)
+        hat = hat + 1 / n
+        residual = Y - hat @ Y
+        expected = residual.square().mean(0) / (1 - hat.trace() / n) ** 2
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+# Contract ---------------------------------------------------------------------------
+
+
+def test_a_stream_of_classes_needs_their_names_first(rows, labels):
+    X, _ = rows
+    message = "classes must be passed on the first call to partial_fit"
+    with pytest.raises(ValueError, match=message):
+        classifier().partial_fit(X, labels)
+    model = classifier().partial_fit(X[:50], labels[:50], classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="is not the same as on last call"):
+        model.partial_fit(X[50:], labels[50:], classes=["a", "b"])
+    with pytest.raises(ValueError, match="holds the label 'd', none of the classes"):
+        model.partial_fit(X[:2], ["a", "d"])
+
+
+def test_classes_may_come_later_than_the_first_chunk(rows, labels):
+    X, _ = rows
+    order = np.argsort(labels, kind="stable")
+    model = stream(
+        classifier(**FROZEN), X[order], labels[order], 40, classes=["a", "b", "c"]
+    )
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    assert model.score(X, labels) > 0.8
+
+
+def test_a_stream_holds_out_no_rows(rows):
+    with pytest.raises(ValueError, match="partial_fit holds out no rows"):
+        regressor(early_stopping=True).partial_fit(*rows)
+
+
+def test_balanced_classes_need_all_rows(rows, labels):
+    model = classifier(class_weight="balanced")
+    with pytest.raises(ValueError, match="a stream doesn't tell; pass a dict"):
+        model.partial_fit(rows[0], labels, classes=["a", "b", "c"])
+
+
+def test_a_chunk_that_fails_leaves_no_trace(rows):
+    X, Y = rows
+    model = regressor(**FROZEN).partial_fit(X[:50], Y[:50])
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(np.full((3, 4), np.nan), Y[:3])
+    assert vars(model) == before
+
+
+def test_a_stream_keeps_no_rows(rows):
+    X, Y = rows
+    model = regressor(**FROZEN).partial_fit(X[:50], Y[:50])
+    size = len(pickle.dumps(model))
+    for _ in range(20):
+        model.partial_fit(X, Y)
+    assert len(pickle.dumps(model)) - size < X.nbytes / 2
