@@ -105,7 +105,7 @@ def leave_one_out(net: CFLLNet, path: AnyPath, problem: Problem, alpha: Any) -> 
         projected = path.project(features)
         targets = targets.to(projected)
         weight = _row_weights(weight, targets)
-        unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
+        unit = _loss_weights(net, targets, weight.clamp_max(problem.removed))
         for i, a in enumerate(alpha):
             kept = _kept(unit, path.leverage(projected, a))
             residual = path.predict(projected, a).sub_(targets)
@@ -129,7 +129,7 @@ def leave_one_out_errors(
         projected = path.project(features)
         targets = targets.to(projected)
         weight = _row_weights(weight, targets)
-        unit = _loss_weights(net, targets, weight.clamp_max(problem.unit))
+        unit = _loss_weights(net, targets, weight.clamp_max(problem.removed))
         weight = _loss_weights(net, targets, weight)
         sums = [
             weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)

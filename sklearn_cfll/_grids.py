@@ -25,19 +25,26 @@ def misfit(
     """
     whole = len(features) > 1 and features[0] == n_samples and features[-1] > 0
     grid, rest = features[1:-1], targets[1:]
-    outputs = rest[len(grid) :]
-    if whole and rest[: len(grid)] == grid and len(outputs) < 2:
+    if whole and _on_grid(grid, rest):
         return None
     if whole and len(targets) > 1 and (grid or len(targets) > 2):
         points = "".join(f"{size}, " for size in grid)
         own = f"(n_samples, {points}n_outputs)"
         one = f"(n_samples, {points[:-2]})" if grid else "(n_samples,)"
-        cure = "; for others return (n_samples, *grid, n_features) with y's grid"
+        cure = "for others return (n_samples, *grid, n_features) with y's grid"
+        if grid and _on_grid(features[2:], rest):
+            cure = "pass TorchBackbone(..., feature_axis=1) if the features stand there"
         return (
-            f"with these, y must be {one} or {own}, but it has shape {targets}{cure}."
+            f"with these, y must be {one} or {own}, but it has shape "
+            f"{described(rest)}; {cure}."
         )
     wanted = f"({n_samples}, n_features)"
     return f"it must return {wanted} with n_features of at least 1."
+
+
+def _on_grid(grid: tuple[int, ...], targets: tuple[int, ...]) -> bool:
+    """Whether the targets of a sample are one or several for each point of a grid."""
+    return targets[: len(grid)] == grid and len(targets) <= len(grid) + 1
 
 
 def read_other_resolution(estimator: Any, X: Any) -> NDArray[Any]:
@@ -89,10 +96,26 @@ def refuse_other_shape(estimator: Any, X: NDArray[Any], error: Exception) -> Non
 
 
 def relative_weights(
-    y: NDArray[Any], weight: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
-    """Weigh each sample by the inverse mean square of its targets, too."""
+    y: NDArray[Any], weight: NDArray[np.float64] | None, unit: float | None
+) -> tuple[NDArray[np.float64], float]:
+    """Weigh each sample by the inverse mean square of its targets, too.
+
+    Parameters
+    ----------
+    y : array of shape (n, ...)
+        Missing targets don't count.
+    weight : array of shape (n,) or None
+    unit : float or None
+        Root mean square of targets that get the weight one; None takes the least.
+
+    Returns
+    -------
+    weight : array of shape (n,)
+    unit : float
+    """
     rows = np.abs(y).reshape(len(y), -1)
+    known = (~np.isnan(rows)).sum(1).clip(1)
+    rows = np.nan_to_num(rows, copy=False, nan=0.0)
     largest = rows.max(1)
     used = np.ones(len(y), dtype=bool) if weight is None else weight > 0
     zero = np.flatnonzero(used & (largest == 0))
@@ -103,9 +126,10 @@ def relative_weights(
         )
     largest = np.where(largest > 0, largest, 1.0)
     rows /= largest[:, None]  # whose square might overflow
-    root = largest * np.sqrt(np.square(rows, out=rows).mean(1))
-    relative = np.square(root[used].min() / np.where(root > 0, root, np.inf))
-    return relative if weight is None else weight * relative
+    root = largest * np.sqrt(np.square(rows, out=rows).sum(1) / known)
+    unit = float(root[used].min()) if unit is None else unit
+    relative = np.square(unit / np.where(root > 0, root, np.inf))
+    return relative if weight is None else weight * relative, unit
 
 
 def refuse_on_grid(estimator: Any, method: str) -> None:

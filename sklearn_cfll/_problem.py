@@ -33,6 +33,9 @@ class Problem:
     max_epochs : int
     unit : float
         One unit of the user's weights in terms of the batches' weights.
+    removed : float
+        Weight that leave-one-out takes from a row at most: a unit where weights count
+        equal rows, and all of it where they don't.
     """
 
     train: Rows
@@ -42,6 +45,7 @@ class Problem:
     seed: int
     max_epochs: int
     unit: float
+    removed: float
 
     def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
         """Encode the targets anew, as those of the points of a grid."""
@@ -91,11 +95,16 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
         max_epochs = defaults.max_epochs(batches.n_batches)
-    unit = np.inf  # where weights are no counts, each row is left out whole
-    if not estimator._weights_are_relative:
-        unit = _unit(train.chosen(train.weight))
+    unit = _unit(train.chosen(train.weight))
     return Problem(
-        train, held_out, batches, held_out_batches, seed, int(max_epochs), unit
+        train,
+        held_out,
+        batches,
+        held_out_batches,
+        seed,
+        int(max_epochs),
+        unit,
+        np.inf if estimator._weights_are_relative else unit,
     )
 
 

@@ -103,7 +103,7 @@ def removed_weight(
     net: CFLLNet, problem: Problem, targets: Tensor, weight: Tensor
 ) -> Tensor:
     """Weight, as the solves have it, that leave-one-out takes from each row."""
-    weights = net.row_weights(targets, weight.clamp_max(problem.unit))
+    weights = net.row_weights(targets, weight.clamp_max(problem.removed))
     assert weights is not None
     return weights
 

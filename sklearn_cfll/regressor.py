@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sklearn_cfll._docs import document
 from sklearn_cfll._grids import relative_weights
@@ -177,7 +176,10 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
             weight = np.where(absent, 0.0, 1.0 if weight is None else weight)
         if self.sample_norm is None:
             return weight
-        return relative_weights(y, weight)
+        # Rows that come later are weighed as those of fit are.
+        unit = None if reset else vars(self).get("_norm_unit")
+        weight, self._norm_unit = relative_weights(y, weight, unit)
+        return weight
 
     @property
     def _weights_are_relative(self) -> bool:
@@ -297,9 +299,10 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         score : float
             The mean over the outputs. The points of a grid count as rows.
         """
-        predictions = self.predict(X)
+        check_is_fitted(self)
         if not self._targets.n_grid_axes:
-            return float(r2_score(y, predictions, sample_weight=sample_weight))
+            return float(super().score(X, y, sample_weight))
+        predictions = self.predict(X)
         y = self._read_targets(y)
         if y.shape != predictions.shape:
             raise ValueError(

@@ -99,8 +99,8 @@ ROWS_AND_TARGETS = [
         ValueError,
         r"backbone MLP returned features of shape \(2, \d+\) for X of shape \(2, 4\); "
         r"with these, y must be \(n_samples,\) or \(n_samples, n_outputs\), but it has "
-        r"shape \(60, 2, 2\); for others return \(n_samples, \*grid, n_features\) with "
-        r"y's grid\.",
+        r"shape \(n_samples, 2, 2\); for others return \(n_samples, \*grid, "
+        r"n_features\) with y's grid\.",
         y=np.zeros((N_ROWS, 2, 2)),
     ),
     case(

@@ -1,5 +1,6 @@
 """Targets on grids: each point of a sample is a row of the solve."""
 
+import copy
 import re
 
 import numpy as np
@@ -191,6 +192,43 @@ def test_the_relative_loss_is_the_mean_squared_relative_l2_error(n_outputs):
     assert_allclose((weight * other).sum() / weight.sum(), factors * moved, 1e-8)
 
 
+def test_the_relative_norm_counts_the_targets_that_are_known():
+    X = draw(60, 3).numpy()
+    y = np.column_stack([1 + X[:, 0] ** 2, 5 + X[:, 1], 3 + X[:, 2]])
+    y[::3, 1] = y[::4, 0] = y[12] = np.nan
+    settings = {"missing_targets": "ignore", "early_stopping": False}
+    relative = model(sample_norm="relative", **settings).fit(X, y)
+    known = np.arange(len(y)) != 12
+    weight = 1 / np.nanmean(np.square(y[known]), 1)
+    targets = relative._targets
+    np.testing.assert_array_equal(targets.scale, targets.scale[0])
+    features = relative.transform(X)
+    for i in range(3):
+        rows = ~np.isnan(y[:, i])
+        own = weight[rows[known]]
+        centred = features[rows] - np.average(features[rows], 0, own)
+        residual = y[rows, i] - relative.predict(X[rows])[:, i]
+        assert_allclose(np.average(residual, weights=own), 0, atol=1e-8)
+        pull = (own * residual) @ centred
+        assert_allclose(pull / pull[0], relative.coef_[i] / relative.coef_[i][0], 1e-6)
+
+
+def test_the_relative_norm_weighs_the_rows_of_a_stream_alike():
+    X = draw(120, 3).numpy()
+    y = np.exp(X[:, 0]) + 2 * np.abs(X[:, 1])
+    y[60:] *= 5
+    settings = {"sample_norm": "relative", "early_stopping": False, "alpha": 0.01}
+    start = model(**settings).fit(X[:40], y[:40])
+    whole = copy.deepcopy(start).partial_fit(X[40:], y[40:])
+    parts = start.partial_fit(X[40:80], y[40:80]).partial_fit(X[80:], y[80:])
+    assert_allclose(parts.coef_, whole.coef_, 1e-8)
+    anew = whole.refit_head(X, y)
+    assert_allclose(anew.coef_, whole.coef_, 1e-8)
+    before = parts.coef_
+    again = parts.partial_fit(X[:9] + 1, y[:9]).forget(X[:9] + 1, y[:9])
+    assert_allclose(again.coef_, before, 1e-7)
+
+
 def test_a_sample_that_is_zero_has_no_relative_error():
     X, y = fields((6,))
     y[3] = 0
@@ -349,14 +387,26 @@ def test_what_a_grid_does_not_have_is_said(use, message):
 @pytest.mark.parametrize("shape", [(40, 5), (40, 6, 2, 2), (40, 2, 6), (40, 6, 3, 1)])
 def test_targets_that_do_not_fit_the_features_grid_are_named(shape):
     X, _ = fields((6,))
+    rest = ", ".join(["n_samples", *map(str, shape[1:])])
     message = (
         "backbone Pointwise returned features of shape (2, 6, 6) for X of shape "
         "(2, 6, 3); with these, y must be (n_samples, 6) or (n_samples, 6, n_outputs), "
-        f"but it has shape {shape}; for others return (n_samples, *grid, n_features) "
+        f"but it has shape ({rest}); for others return (n_samples, *grid, n_features) "
         "with y's grid."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         model().fit(X, np.ones(shape))
+
+
+def test_features_that_stand_first_are_told_from_a_grid():
+    X, y = np.ones((20, 3, 12)), np.ones((20, 12))
+    message = (
+        r"must be \(n_samples, 8\) or \(n_samples, 8, n_outputs\), but it has shape "
+        r"\(n_samples, 12\); pass TorchBackbone\(\.\.\., feature_axis=1\) if the"
+    )
+    with pytest.raises(ValueError, match=message):
+        model(TorchBackbone(Convolution)).fit(X, y)
+    model(TorchBackbone(Convolution, feature_axis=1)).fit(X, y)
 
 
 def test_a_classifier_needs_one_row_of_features_a_sample():
