@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from _fields import make_burgers, relative_error
-from _fno import run_closed_form, run_end_to_end, time_to
+from _fno import compare, draw_curves, time_to
 
 QUICK = "--quick" in sys.argv  # fewer samples and epochs, to see that it runs
 N_SAMPLES, GRID, EPOCHS, SEEDS = (60, 32, 2, [0]) if QUICK else (300, 128, 10, [0, 1])
@@ -52,24 +52,7 @@ train, test = draw(N_SAMPLES, GRID, 0), draw(100, GRID, 2)
 # The rate of each end-to-end training is the best of four in the benchmark of more
 # samples, on samples apart from these.
 
-METHODS = {
-    "closed-form last layer": None,
-    "Adam, relative L2": {"rate": 1e-2, "package": True},
-    "AdamW, its square": {"rate": 1e-2, "package": False},
-}
-curves = {}
-for name, settings in METHODS.items():
-    curves[name] = []
-    for seed in SEEDS:
-        arguments = {"epochs": EPOCHS, "seed": seed}
-        if settings is None:
-            model, curve = run_closed_form(train, test, MODES, **arguments)
-        else:
-            _, curve = run_end_to_end(train, test, MODES, **arguments, **settings)
-        curves[name].append(curve)
-    errors = [curve["errors"][-1] for curve in curves[name]]
-    seconds = np.mean([curve["seconds"][-1] for curve in curves[name]])
-    print(f"{name:<24} relative L2 {np.mean(errors):.4f} after {seconds:5.1f} s")
+model, curves = compare(train, test, MODES, epochs=EPOCHS, seeds=SEEDS)
 
 first = next(iter(curves))
 for name in list(curves)[1:]:
@@ -93,17 +76,7 @@ print(f"relative L2 on a grid of {2 * GRID} points: {error:.4f}")
 figure, (left, middle, right) = plt.subplots(
     1, 3, figsize=(13, 3.8), layout="constrained"
 )
-for name, color in zip(curves, ("C0", "C1", "C2"), strict=True):
-    for i, curve in enumerate(curves[name]):
-        label = name if i == 0 else None
-        left.plot(curve["seconds"], curve["errors"], color=color, label=label)
-left.set(
-    xlabel="seconds of the processor",
-    ylabel="relative L2 error",
-    yscale="log",
-    title="Test error during the training",
-)
-left.legend(fontsize="small")
+draw_curves(left, curves)
 points = np.arange(GRID) / GRID
 predicted = model.predict(test[0])
 for i, color in enumerate(("C3", "C4", "C5")):

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from _fields import make_darcy, relative_error
-from _fno import run_closed_form, run_end_to_end
+from _fno import compare, draw_curves
 
 QUICK = "--quick" in sys.argv  # fewer samples and epochs, to see that it runs
 N_SAMPLES, EPOCHS, SEEDS = (40, 2, [0]) if QUICK else (300, 10, [0, 1])
@@ -44,24 +44,7 @@ train, test = draw(N_SAMPLES, 0), draw(100, 2)
 # The settings are those of the example on Burgers' equation; the rates of the
 # end-to-end trainings are the best of four in the benchmark.
 
-METHODS = {
-    "closed-form last layer": None,
-    "Adam, relative L2": {"rate": 1e-2, "package": True},
-    "AdamW, its square": {"rate": 1e-2, "package": False},
-}
-curves = {}
-for name, settings in METHODS.items():
-    curves[name] = []
-    for seed in SEEDS:
-        arguments = {"epochs": EPOCHS, "seed": seed}
-        if settings is None:
-            model, curve = run_closed_form(train, test, MODES, **arguments)
-        else:
-            _, curve = run_end_to_end(train, test, MODES, **arguments, **settings)
-        curves[name].append(curve)
-    errors = [curve["errors"][-1] for curve in curves[name]]
-    seconds = np.mean([curve["seconds"][-1] for curve in curves[name]])
-    print(f"{name:<24} relative L2 {np.mean(errors):.4f} after {seconds:5.1f} s")
+model, curves = compare(train, test, MODES, epochs=EPOCHS, seeds=SEEDS)
 
 # %%
 # The same network on a finer grid. There the coefficient is another function, since it
@@ -76,17 +59,7 @@ print(f"relative L2 on {2 * GRID} x {2 * GRID} points: {error:.4f}")
 # --------
 
 figure, axes = plt.subplots(1, 5, figsize=(15, 3.2), layout="constrained")
-for name, color in zip(curves, ("C0", "C1", "C2"), strict=True):
-    for i, curve in enumerate(curves[name]):
-        label = name if i == 0 else None
-        axes[0].plot(curve["seconds"], curve["errors"], color=color, label=label)
-axes[0].set(
-    xlabel="seconds of the processor",
-    ylabel="relative L2 error",
-    yscale="log",
-    title="Test error",
-)
-axes[0].legend(fontsize="small")
+draw_curves(axes[0], curves)
 true, predicted = test[1][0], model.predict(test[0][:1])[0]
 pictures = {
     "permeability": test[0][0, 0],

@@ -148,6 +148,27 @@ def test_rules_of_cheaper_heads_see_fewer_rows_and_steps(benchmark_module):
     assert moved == [True, False, False] * 2 + [True]
 
 
+def test_fields_takes_the_best_rate_and_runs_nothing_twice(tmp_path):
+    arguments = ["benchmarks/fields.py", tmp_path, "--output", "fields.jsonl"]
+    run_quickly(*arguments, "--short", "1")
+    lines = (tmp_path / "fields.jsonl").read_text().splitlines()
+    errors = {
+        tuple(row["key"][5:]): row["curve"]["errors"][-1]
+        for row in map(json.loads, lines)
+        if row["key"][4] == 2
+    }
+    rates = (1e-3, 3e-3, 1e-2, 3e-2)
+    printed = run_quickly(*arguments)
+    for method in ("package", "adamw"):
+        best = min(rates, key=lambda rate: errors[method, 0, rate, "validation"])
+        error = errors[method, 0, best, "test"]
+        assert re.search(rf"^{method} +{best:g} +{error:.5f} ", printed, re.M)
+        ratio = errors["closed form", 0, 0.01, "test"] / error
+        assert f"closed form / {method}: error {ratio:.3f}, " in printed
+    assert (tmp_path / "fields.jsonl").read_text().splitlines() == lines
+    assert len(lines) == 2 * 5 + 2
+
+
 def test_true_class_weight_scores_every_setting(tmp_path):
     printed = run_quickly(
         "benchmarks/true_class_weight.py", tmp_path, "--output", "scores"

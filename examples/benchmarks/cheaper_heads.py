@@ -17,23 +17,17 @@ Run it with ``python examples/benchmarks/cheaper_heads.py``; ``--help`` lists op
 With ``--output`` each fit is kept as a line, and what is there isn't run again.
 """
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
-from _command_line import made_folder, named_splits, table_parser
+from _command_line import made_folder
 from _common import use_one_thread
+from _settings import fit_and_score, look_quickly, ratios, run_missing, settings_parser
 from _tables import as_list_table
-from defaults import LEAST_ERROR, read_lines
-from peers import class_scores, clock, join_training_rows, regression_scores
 from torch import nn
 
-from sklearn_cfll import MLP, CFLLClassifier, CFLLRegressor, ProximalUpdate
+from sklearn_cfll import MLP, ProximalUpdate
 from sklearn_cfll._defaults import batch_size, max_epochs
 
 DEFAULT = "default"
-KEY = ["table", "rows", "seed", "setting"]
 MEASURES = ["error", "log_loss", "seconds", "seconds_an_epoch"]
 TITLES = ["error", "log loss", "seconds of a fit", "seconds of an epoch"]
 
@@ -135,41 +129,6 @@ SETTINGS = {
 }
 
 
-def fit_and_score(split, seed, setting, quick):
-    """Return the measures of one fit."""
-    X, y = split.train
-    # Of which a tenth is held out; a quick look needs no more than to run.
-    parameters = SETTINGS[setting](len(X) - -(-len(X) // 10))
-    if quick:
-        parameters["max_epochs"] = 3
-    classes = split.task == "classification"
-    kind = CFLLClassifier if classes else CFLLRegressor
-    model = kind(random_state=seed, **parameters)
-    _, _, seconds = clock(model.fit, X, y)
-    X, y = split.test
-    if classes:
-        scores = class_scores(y, model.predict_proba(X))
-    else:
-        scores = regression_scores(y, model.predict(X))
-    times = {"seconds": seconds, "seconds_an_epoch": seconds / model.n_iter_}
-    return scores | times | {"epochs": model.n_iter_}
-
-
-def ratios(results):
-    """Return, for each setting, ratios to the default, and the error's by table."""
-    results = results.assign(error=results["error"].clip(lower=LEAST_ERROR))
-    logs = np.log(results.set_index(KEY)[MEASURES].astype(float))
-    settings = [name for name in SETTINGS if name in set(results["setting"])]
-    gains = logs - logs.xs(DEFAULT, level="setting")
-    by_table = gains.groupby(level=["setting", "table"]).mean()
-    means = by_table.groupby(level="setting").mean().loc[settings]
-    spread = by_table["error"].groupby(level="setting").sem().loc[settings]
-    summary = np.exp(means)
-    summary.insert(1, "spread", spread)
-    tables = np.exp(by_table["error"]).unstack("table").loc[settings]
-    return summary, tables
-
-
 def complete(results):
     """Return the runs of the tables and seeds that have every setting."""
     counts = results.groupby(["table", "seed"])["setting"].transform("nunique")
@@ -178,7 +137,8 @@ def complete(results):
 
 def write(summary, tables, folder):
     """Write both tables."""
-    shown = summary.map("{:.3f}".format).drop(index=DEFAULT)
+    shown = summary[["error", "spread", *MEASURES[1:]]]
+    shown = shown.map("{:.3f}".format).drop(index=DEFAULT)
     shown.columns = [TITLES[0], "its standard error", *TITLES[1:]]
     shown = shown.rename_axis("head").reset_index()
     cells = tables.drop(index=DEFAULT).T.map("{:.2f}".format)
@@ -190,49 +150,37 @@ def write(summary, tables, folder):
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parser = table_parser(
-        __doc__,
-        sets=None,
-        rows=8_000,
-        seeds=3,
-        output="file of results, a line of JSON each",
-    )
-    parser.add_argument(
-        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS)
-    )
+    parser = settings_parser(__doc__, SETTINGS)
     parser.add_argument("--report", metavar="FOLDER", help="write the tables there")
     parsed = parser.parse_args(arguments)
     if parsed.quick:
-        parsed.rows, parsed.seeds, parsed.sets = 400, 1, ["diabetes", "digits"]
+        look_quickly(parsed)
     return parsed
 
 
-def run_missing(arguments):
-    """Return the fits that the file holds, with those that it hadn't."""
-    lines = read_lines(arguments.output)
-    done = {tuple(line[name] for name in KEY) for line in lines}
-    for split, seed in named_splits(arguments):
-        split = join_training_rows(split)
-        keys = [(split.name, arguments.rows, seed, s) for s in arguments.settings]
-        missing = [key for key in keys if key not in done]
-        if missing and not lines:  # no setting is charged for imports
-            fit_and_score(split, seed, DEFAULT, quick=True)
-        for key in missing:
-            scores = fit_and_score(split, seed, key[-1], arguments.quick)
-            lines.append(dict(zip(KEY, key, strict=True)) | scores)
-            if arguments.output:
-                with Path(arguments.output).open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-    return lines
+def measure(split, seed, setting, quick):
+    """Return the measures of one fit."""
+    n_rows = len(split.train[0])
+    # Of which a tenth is held out; a quick look needs no more than to run.
+    parameters = SETTINGS[setting](n_rows - -(-n_rows // 10))
+    if quick:
+        parameters["max_epochs"] = 3
+    scores, model = fit_and_score(split, seed, parameters)
+    seconds = scores["seconds"] / model.n_iter_
+    return scores | {"seconds_an_epoch": seconds, "epochs": model.n_iter_}
 
 
 def main():
     """Fit with every setting on every table and seed, then print the ratios."""
     arguments = parse_arguments()
     use_one_thread()
-    results = pd.DataFrame(run_missing(arguments))
+
+    def fit(split, seed, setting):
+        return measure(split, seed, setting, arguments.quick)
+
+    results = pd.DataFrame(run_missing(arguments, fit))
     results = results[results["setting"].isin(arguments.settings)]
-    summary, tables = ratios(complete(results))
+    summary, tables = ratios(complete(results), MEASURES, arguments.settings)
     print(summary.round(3).to_string())
     print(tables.T.round(2).to_string())
     if arguments.report:

@@ -50,8 +50,12 @@ def main():
         default=[],
         help="epochs of further trainings by the closed form, each with its schedule",
     )
+    parser.add_argument("--quick", action="store_true", help="a quick look")
     parser.add_argument("--output", type=Path, default=Path("fields.jsonl"))
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs, arguments.seeds, arguments.width = 2, 1, 8
+        arguments.samples = 40
     torch.set_num_threads(1)
     runs = Runs(arguments)
     best = {}
