@@ -206,8 +206,8 @@ for axis, column, label in zip(
         rows = np.array([table[name, epochs] for epochs in EPOCHS])
         values = 1 - rows[:, 1] if column == 1 else rows[:, column]
         axis.plot(rows[:, 0], values, marker="o", markersize=4, label=name)
-    axis.set(xlabel="seconds of the processor", ylabel=label, xscale="log")
-    axis.set_ylim(bottom=0)
+    axis.set(xlabel="seconds of the processor", ylabel=label, yscale="log")
+    axis.set_xlim(left=0)
 axes[0].legend(fontsize="small")
 pair = torch.cat([torch.from_numpy(X[:6]), shifted(torch.from_numpy(X[:6]))])[:, 0]
 rows = [np.hstack(list(pair[i : i + 6])) for i in (0, 6)]
