@@ -202,11 +202,16 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _n_features_out(self) -> int:
         return int(self.net_.module_.head.weight.shape[0])
 
-    def _raw_predictions(self, X: Any) -> NDArray[np.float64]:
-        """Compute the outputs (n_samples, k), still encoded, in float64."""
+    def _raw_predictions(
+        self, X: Any, beside: Callable[[Tensor], Tensor] | None = None
+    ) -> NDArray[np.float64]:
+        """Compute the outputs (n_samples, k), still encoded, in float64.
+
+        What ``beside`` makes of the features, on the CPU, comes in columns after them.
+        """
         check_is_fitted(self)
         X = read_X(self, X, reset=False)
-        outputs = self._run(X, *self._predicting_head())
+        outputs = self._run(X, *self._predicting_head(), beside)
         outputs = outputs.astype(np.float64, copy=False)
         if not np.isfinite(outputs).all():
             raise ValueError(
@@ -216,7 +221,11 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return outputs
 
     def _run(
-        self, X: NDArray[Any], weight: Tensor | None = None, bias: Tensor | None = None
+        self,
+        X: NDArray[Any],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        beside: Callable[[Tensor], Tensor] | None = None,
     ) -> NDArray[Any]:
         """Compute features of X, or a head's outputs, in chunks of bounded memory.
 
@@ -234,13 +243,17 @@ class BaseCFLL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         with torch.inference_mode():
             for rows in chunk_slices(len(source), numbers, device):
                 try:
-                    output = backbone(source[rows].to(device, dtype))
+                    features = backbone(source[rows].to(device, dtype))
                 except Exception as error:
                     refuse_other_shape(self, X, error)
                     raise
+                output = features
                 if weight is not None and bias is not None:
-                    weight, bias = weight.to(output), bias.to(output)
-                    output = nn.functional.linear(output, weight, bias)
+                    weight, bias = weight.to(features), bias.to(features)
+                    output = nn.functional.linear(features, weight, bias)
+                if beside is not None:
+                    # Torch takes the wider of the two precisions.
+                    output = torch.cat([output.cpu(), beside(features.cpu())], -1)
                 outputs.append(output)
             whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return whole.cpu().numpy()

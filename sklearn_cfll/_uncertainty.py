@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sklearn_cfll._calibration import Calibration
 from sklearn_cfll._learnt_errors import LearntErrors
-from sklearn_cfll._validation import read_X
 
 SEEN_NOISE = (
     "no rows were held out in fit, so that standard deviations rest on rows that the "
@@ -23,17 +22,9 @@ SEEN_NOISE = (
     "with rows that fit has not had."
 )
 
-# Rows whose features are in memory at once.
-_SLICE = 8_192
-
 
 class ErrorBars(LearntErrors, Calibration):
     """Standard deviations, draws and intervals of a regression."""
-
-    def _features(self, X: NDArray[Any]) -> Tensor:
-        """Features (n, d) of rows, or of all points of grids."""
-        features = torch.from_numpy(self._run(X))
-        return features.reshape(-1, features.shape[-1])
 
     def leverage(self, X: Any) -> NDArray[np.float64]:
         """Variance of the head's predictions in units of the noise's.
@@ -50,47 +41,57 @@ class ErrorBars(LearntErrors, Calibration):
         leverage : array of shape (n_samples,) or (n_samples, n_outputs)
             One for each output where ``alpha_`` is, and on a grid for each point.
         """
-        check_is_fitted(self)
-        X = read_X(self, X, reset=False)
-        leverage = self._leverage(X)
-        if self._targets.n_grid_axes:
-            grid = self._raw_predictions(X).shape[:-1]
-            leverage = leverage.reshape(*grid, leverage.shape[1])
+        leverage = self._with_leverage(X)[1]
         return leverage[..., 0] if leverage.shape[-1] == 1 else leverage
 
-    def _leverage(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        points = X[0].size if self._targets.n_grid_axes else 1
-        size = max(1, _SLICE // points)
-        slices = (X[start : start + size] for start in range(0, len(X), size))
-        parts = [self._posterior.leverage(self._features(part)) for part in slices]
-        leverage: NDArray[np.float64] = torch.cat(parts).numpy()
-        return leverage
-
-    def _deviation(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        """Give standard deviations (n, k), in the units of y."""
-        relative = np.sqrt(1 + self.posterior_scale_ * self._leverage(X))
-        return relative * np.reshape(self.noise_, (1, -1))
-
-    def _covariance(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        """Give covariances (n, n) or (n, n, k), in the units of y."""
-        between = self._posterior.covariance(self._features(X)).numpy()
-        relative = self.posterior_scale_ * between + np.eye(len(X))[..., None]
-        covariance = relative * np.square(np.reshape(self.noise_, (1, 1, -1)))
-        return covariance.reshape(len(X), len(X), *self._targets.shape)
-
-    def _with_spread(
-        self, X: Any, predictions: NDArray[np.float64], *, covariance: bool
+    def _with_beside(
+        self, X: Any, beside: Callable[[Tensor], Tensor]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Add standard deviations, or covariances, to predictions."""
-        X = read_X(self, X, reset=False)
-        if covariance and self._targets.n_grid_axes:
+        """Predict, and compute more from the features of the same pass."""
+        both = self._raw_predictions(X, beside)
+        outputs, more = np.split(both, [self.n_outputs_], axis=-1)
+        return self._targets.decode(outputs), more
+
+    def _with_leverage(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Add leverages (..., 1) or (..., k) to predictions."""
+
+        def leverage(features: Tensor) -> Tensor:
+            rows = features.reshape(-1, features.shape[-1])
+            each = self._posterior.leverage(rows)
+            return each.reshape(*features.shape[:-1], each.shape[1])
+
+        return self._with_beside(X, leverage)
+
+    def _with_deviation(
+        self, X: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Add standard deviations, of the same shape, to predictions."""
+        predictions, leverage = self._with_leverage(X)
+        relative = np.sqrt(1 + self.posterior_scale_ * leverage)
+        deviation = relative * np.reshape(self.noise_, -1)
+        return predictions, deviation.reshape(predictions.shape)
+
+    def _with_features(self, X: Any) -> tuple[NDArray[np.float64], Tensor]:
+        """Add features (n, d) of rows, or of all points of grids, to predictions."""
+        predictions, features = self._with_beside(X, lambda features: features)
+        return predictions, torch.from_numpy(features.reshape(-1, features.shape[-1]))
+
+    def _with_covariance(
+        self, X: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Add covariances (n, n) or (n, n, k), in the units of y, to predictions."""
+        if self._targets.n_grid_axes:
             raise ValueError(
                 "return_cov=True is not available for targets on a grid, whose points "
                 "are too many; take return_std=True, or draws of sample_y."
             )
-        if covariance:
-            return predictions, self._covariance(X)
-        return predictions, self._deviation(X).reshape(predictions.shape)
+        predictions, features = self._with_features(X)
+        between = self._posterior.covariance(features).numpy()
+        relative = self.posterior_scale_ * between + np.eye(len(features))[..., None]
+        covariance = relative * np.square(np.reshape(self.noise_, (1, 1, -1)))
+        return predictions, covariance.reshape(
+            *relative.shape[:2], *self._targets.shape
+        )
 
     def _warn_of_seen_noise(self) -> None:
         """Warn the caller's caller where the noise is that of rows seen in training."""
@@ -117,10 +118,9 @@ class ErrorBars(LearntErrors, Calibration):
         y : array of shape (n_rows, n_samples) or (n_rows, n_outputs, n_samples)
             In the units of y.
         """
-        predictions = self.predict(X)
+        predictions, features = self._with_features(X)
         self._warn_of_seen_noise()
         random = check_random_state(random_state)
-        features = self._features(read_X(self, X, reset=False))
         shape = (features.shape[1] + 1, self.n_outputs_, n_samples)
         normal = torch.from_numpy(random.standard_normal(shape))
         heads = self._posterior.deviations(features, normal).numpy()
@@ -132,12 +132,10 @@ class ErrorBars(LearntErrors, Calibration):
     # Intervals ------------------------------------------------------------------
 
     def _scores_of(self, X: Any, y: Any) -> NDArray[np.float64]:
-        predictions = self.predict(X)
-        y = self._read_labelled(predictions, y)
-        deviation = self._deviation(read_X(self, X, reset=False))
-        scores = np.abs(y - predictions).reshape(deviation.shape) / deviation
-        by_sample: NDArray[np.float64] = scores.reshape(len(y), -1, scores.shape[1])
-        return by_sample.max(1)
+        predictions, deviation = self._with_deviation(X)
+        scores = np.abs(self._read_labelled(predictions, y) - predictions) / deviation
+        by_point: NDArray[np.float64] = scores.reshape(len(scores), -1, self.n_outputs_)
+        return by_point.max(1)
 
     def predict_interval(
         self, X: Any, coverage: float = 0.9, *, groups: Any = None
@@ -184,8 +182,7 @@ class ErrorBars(LearntErrors, Calibration):
         Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-Free Predictive
         Inference for Regression", JASA 113, 2018, sections 2.2 and 5.2.
         """
-        check_is_fitted(self)
-        predictions, deviation = self._with_spread(X, self.predict(X), covariance=False)
+        predictions, deviation = self._with_deviation(X)
         limits = self._limits(coverage, predictions, groups)
         grid = [1] * self._targets.n_grid_axes
         half = limits.reshape(-1, *grid, *self._targets.shape) * deviation

@@ -277,12 +277,12 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
                 "return_std and return_cov are both True; ask for one of them (the "
                 "diagonal of the covariance is the square of the standard deviation)."
             )
-        outputs = self._raw_predictions(X)
-        predictions = self._targets.decode(outputs)
         if not (return_std or return_cov):
-            return predictions
+            outputs = self._raw_predictions(X)
+            return self._targets.decode(outputs)
+        check_is_fitted(self)
         self._warn_of_seen_noise()
-        return self._with_spread(X, predictions, covariance=return_cov)
+        return self._with_covariance(X) if return_cov else self._with_deviation(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute R2, the coefficient of determination of the predictions.
