@@ -24,7 +24,7 @@ from sklearn_cfll._final import (
 )
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import Problem, state_problem
-from sklearn_cfll._sums import HeadSums, in_user_units, size_of
+from sklearn_cfll._sums import HeadSums, faded, in_user_units, size_of
 from sklearn_cfll._transfer import with_new_head
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import Rows, check_alpha, check_prox, read_rows
@@ -148,15 +148,8 @@ class Streaming(BaseCFLL):
 
     def _merge_head(self, net: CFLLNet, problem: Problem, stepped: bool) -> AnyPath:
         """Solve the head of the earlier rows and of these together."""
-        batches, n_rows = problem.batches, problem.batches.n_samples
-        share = None
-        if self.forgetting < 1:
-            batches = copy.copy(batches)
-            share = float(self.forgetting) ** np.arange(n_rows - 1.0, -1, -1)
-            weight = torch.as_tensor(share).to(batches.device)
-            if batches.sample_weight is not None:
-                weight = (batches.sample_weight.to(weight).mT * weight).mT
-            batches.sample_weight = weight
+        n_rows = problem.batches.n_samples
+        batches, share = faded(problem.batches, float(self.forgetting))
         moments = in_user_units(training_moments(net, batches), problem)
         if "_sums" not in vars(self):
             sums = HeadSums(moments, batches.dtype, *size_of(problem, share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sklearn_cfll._problem import Problem
+from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import AnyMoments
 
 
@@ -84,3 +86,21 @@ def in_user_units(moments: AnyMoments, problem: Problem) -> AnyMoments:
     """Moments with the weights that the user gave, on the CPU."""
     wide = torch.float64
     return moments.to(torch.device("cpu"), wide).scaled(1 / problem.unit)
+
+
+def faded(
+    batches: TensorBatches, forgetting: float
+) -> tuple[TensorBatches, NDArray[np.float64] | None]:
+    """Lower the rows' weights by their age, and give the shares that are left.
+
+    The last row keeps its weight; None where all do.
+    """
+    if forgetting == 1:
+        return batches, None
+    batches = copy.copy(batches)
+    share = forgetting ** np.arange(batches.n_samples - 1.0, -1, -1)
+    weight = torch.as_tensor(share).to(batches.device)
+    if batches.sample_weight is not None:
+        weight = (batches.sample_weight.to(weight).mT * weight).mT
+    batches.sample_weight = weight
+    return batches, share

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cfll._docs import document
-from sklearn_cfll._grids import relative_weights
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._regression_targets import RegressionTargets
 from sklearn_cfll._streaming import Streaming
-from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._transfer import Transfer
 from sklearn_cfll._uncertainty import ErrorBars
-from sklearn_cfll._validation import numbers_wanted, read_weights
+from sklearn_cfll._validation import read_weights
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.net import CFLLNet
 
 
 @document
-class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
+class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, ErrorBars):
     """Neural network regressor whose last layer is solved in closed form.
 
     {parameters}
@@ -88,7 +85,6 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         "missing_targets": [StrOptions({"error", "ignore"})],
         "sample_norm": [None, StrOptions({"relative"})],
     }
-    _kind_of_targets = StandardisedTargets
 
     def __init__(
         self,
@@ -152,68 +148,6 @@ class CFLLRegressor(RegressorMixin, Streaming, Transfer, ErrorBars):
         self.store_loo = store_loo
         self.missing_targets = missing_targets
         self.sample_norm = sample_norm
-
-    def _read_targets(self, y: Any) -> NDArray[Any]:
-        finite: Any = True if self.missing_targets == "error" else "allow-nan"
-        with numbers_wanted("y", "take CFLLClassifier for labels"):
-            y = check_array(
-                y,
-                ensure_2d=False,
-                allow_nd=True,
-                dtype=np.float64,
-                ensure_all_finite=finite,
-                input_name="y",
-                estimator=self,
-            )
-        return y
-
-    def _read_weights(
-        self, sample_weight: Any, X: Any, y: NDArray[Any], *, reset: bool
-    ) -> Any:
-        weight = super()._read_weights(sample_weight, X, y, reset=reset)
-        absent = np.isnan(y).reshape(len(y), -1).all(1)
-        if absent.any():
-            weight = np.where(absent, 0.0, 1.0 if weight is None else weight)
-        if self.sample_norm is None:
-            return weight
-        # Rows that come later are weighed as those of fit are.
-        unit = None if reset else vars(self).get("_norm_unit")
-        weight, self._norm_unit = relative_weights(y, weight, unit)
-        return weight
-
-    @property
-    def _weights_are_relative(self) -> bool:
-        return self.sample_norm is not None
-
-    def _learn_targets(self, y: NDArray[Any], weight: NDArray[Any] | None) -> None:
-        self._learn_grid(y, weight, 0)
-
-    def _learn_grid(
-        self, y: NDArray[Any], weight: NDArray[Any] | None, n_grid_axes: int
-    ) -> None:
-        """Learn how to encode y, on a grid of so many axes."""
-        if n_grid_axes:
-            self._refuse_on_grid(y)
-        self._targets = StandardisedTargets.fitted(
-            y,
-            weight,
-            n_grid_axes=n_grid_axes,
-            shared_scale=self._weights_are_relative,
-        )
-        self.n_outputs_ = self._targets.n_outputs
-
-    def _refuse_on_grid(self, y: NDArray[Any]) -> None:
-        if self.store_loo:
-            raise ValueError(
-                "store_loo=True is not available for targets on a grid, whose points "
-                "resemble each other; leave it out, and hold samples out instead "
-                "(early_stopping=True or X_val)."
-            )
-        if np.isnan(y).any():
-            raise ValueError(
-                "y holds not-a-number, which missing_targets='ignore' does not take "
-                "for targets on a grid; leave out the samples, or fill the points."
-            )
 
     def _publish(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         self._take(net)

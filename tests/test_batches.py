@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_cfll import batches as batches_module
+from sklearn_cfll import chunks as chunks_module
 from sklearn_cfll.batches import TensorBatches
 
 
@@ -217,7 +217,7 @@ def test_labels_are_given_back_to_callbacks_and_targets_where_there_are_none(X, 
 
 
 def test_chunks_cover_the_rows_in_order_in_bounded_memory(X, y, monkeypatch):
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", 64)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", 64)
     batches = shuffled(X, y, 0, dtype=torch.float64)
     chunks = list(batches.chunks(10))
     assert all(len(chunk) * 10 <= 64 for chunk, _ in chunks)
@@ -228,7 +228,7 @@ def test_chunks_cover_the_rows_in_order_in_bounded_memory(X, y, monkeypatch):
 
 
 def test_chunks_hold_a_row_at_least_and_no_more_than_fits(X, y, monkeypatch):
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", 9)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", 9)
     sizes = [len(chunk) for chunk, _ in TensorBatches(X, y).chunks(1000)]
     assert sizes == [1] * 50
     sizes = [len(chunk) for chunk, _ in TensorBatches(X, y).chunks(1)]
@@ -244,7 +244,7 @@ def test_chunks_follow_the_rows_index(X, y):
 
 @pytest.mark.parametrize("numbers", [2**22, 20], ids=["one chunk", "many chunks"])
 def test_column_moments_are_those_of_numpy(X, monkeypatch, numbers):
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", numbers)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", numbers)
     weights = np.random.default_rng(1).uniform(size=50)
     mean, deviation = TensorBatches(
         X, sample_weight=weights, dtype=torch.float64
@@ -256,7 +256,7 @@ def test_column_moments_are_those_of_numpy(X, monkeypatch, numbers):
 
 
 def test_weighted_column_moments_are_those_of_repeated_rows(X, monkeypatch):
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", 20)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", 20)
     counts = np.arange(50) // 10  # the first chunk has no weight at all
     weighted = TensorBatches(X, sample_weight=counts, dtype=torch.float64)
     repeated = TensorBatches(np.repeat(X, counts, axis=0), dtype=torch.float64)
@@ -267,7 +267,7 @@ def test_weighted_column_moments_are_those_of_repeated_rows(X, monkeypatch):
 
 
 def test_column_moments_far_from_zero_keep_their_digits(X, monkeypatch):
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", 20)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", 20)
     near = TensorBatches(X, dtype=torch.float64).column_moments()[1]
     far = TensorBatches(X + 2.0**20, dtype=torch.float64).column_moments()[1]
     torch.testing.assert_close(far, near, rtol=1e-6, atol=0)

@@ -275,7 +275,7 @@ def test_parts_of_a_grid_are_all_of_its_rows_in_order(monkeypatch):
 def test_the_final_solve_is_the_same_in_small_chunks(monkeypatch):
     X, y = fields((6, 2))
     whole = model(alpha="auto").fit(X, y)
-    monkeypatch.setattr("sklearn_cfll.batches._CHUNK_NUMBERS", 200)
+    monkeypatch.setattr("sklearn_cfll.chunks._CHUNK_NUMBERS", 200)
     monkeypatch.setattr("sklearn_cfll.head._MOST_NUMBERS", 30)
     parts = model(alpha="auto").fit(X, y)
     assert_allclose(parts.predict(X), whole.predict(X), 1e-7)

@@ -10,8 +10,8 @@ from small_models import classifier, regressor
 from torch import nn
 
 from sklearn_cfll import MLP, _validation
-from sklearn_cfll import batches as batches_module
-from sklearn_cfll.batches import chunk_slices
+from sklearn_cfll import chunks as chunks_module
+from sklearn_cfll.chunks import chunk_slices
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,7 @@ def test_probabilities_are_those_of_the_logits(fresh_rows, n_classes):
 
 def test_chunks_do_not_change_predictions(fitted, fresh_rows, monkeypatch):
     whole = fitted.predict(fresh_rows[0])
-    monkeypatch.setattr(batches_module, "_CHUNK_NUMBERS", 33 * 7)
+    monkeypatch.setattr(chunks_module, "_CHUNK_NUMBERS", 33 * 7)
     assert_allclose(fitted.predict(fresh_rows[0]), whole, rtol=1e-10)
 
 

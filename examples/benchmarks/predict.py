@@ -24,7 +24,7 @@ from _common import use_one_thread
 from _tables import as_list_table
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.batches import chunk_slices
+from sklearn_cfll.chunks import chunk_slices
 
 ROWS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 CALLS = ("regressor, predict", "classifier, predict", "classifier, predict_proba")
