@@ -55,7 +55,7 @@ def many_outputs(n_rows, weighted, output_weight):
     weight = weight if weighted else None
     path = path_of(moments_of(features, targets, net.row_weights(targets, weight)))
     batches = TensorBatches(features, targets, weight, dtype=torch.float64)
-    return net, path, SimpleNamespace(batches=batches, unit=0.5)
+    return net, path, SimpleNamespace(batches=batches, removed=0.5)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
