@@ -1,6 +1,7 @@
 """The layers of the package: a file imports only from files above it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ ORDER = [
 ]
 
 
+PAGE = PACKAGE.parent / "docs" / "design" / "module_order.md"
+
+
 def files_by_name():
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -154,3 +158,11 @@ def test_the_mathematics_knows_nothing_but_arrays():
             for alias in node.names
         }
         assert {root.split(".")[0] for root in roots} <= allowed
+
+
+def test_the_page_on_the_order_names_each_file():
+    named = re.findall(r"`([\w/]+)\.py`", PAGE.read_text().split("**Reasons.**")[0])
+    packages = {"functional", ""}
+    assert [name.replace("/", ".") for name in named] == [
+        name for name in ORDER if name not in packages
+    ]
