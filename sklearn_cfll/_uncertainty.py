@@ -22,6 +22,12 @@ SEEN_NOISE = (
     "with rows that fit has not had."
 )
 
+SEEN_CHUNK = (
+    "the backbone has been trained on all rows of the stream so far, so that standard "
+    "deviations rest on rows that it has seen: they are too small. The next call of "
+    "partial_fit mends that, as its rows are predicted before they are learnt."
+)
+
 
 class ErrorBars(LearntErrors, Calibration):
     """Standard deviations, draws and intervals of a regression."""
@@ -96,7 +102,8 @@ class ErrorBars(LearntErrors, Calibration):
     def _warn_of_seen_noise(self) -> None:
         """Warn the caller's caller where the noise is that of rows seen in training."""
         if self._noise_is_seen:
-            warnings.warn(SEEN_NOISE, UserWarning, stacklevel=3)
+            text = SEEN_CHUNK if self._sums.streamed else SEEN_NOISE
+            warnings.warn(text, UserWarning, stacklevel=3)
 
     def sample_y(
         self, X: Any, n_samples: int = 1, random_state: Any = 0
