@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -189,8 +189,14 @@ class ErrorBars(LearntErrors, Calibration):
         Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-Free Predictive
         Inference for Regression", JASA 113, 2018, sections 2.2 and 5.2.
         """
+        return self._intervals(X, [coverage], groups)[0]
+
+    def _intervals(
+        self, X: Any, coverages: Iterable[float], groups: Any
+    ) -> list[NDArray[np.float64]]:
+        """Give the intervals of several coverages from one pass."""
         predictions, deviation = self._with_deviation(X)
-        limits = self._limits(coverage, predictions, groups)
-        grid = [1] * self._targets.n_grid_axes
-        half = limits.reshape(-1, *grid, *self._targets.shape) * deviation
-        return np.stack([predictions - half, predictions + half], axis=-1)
+        shape = (-1, *[1] * self._targets.n_grid_axes, *self._targets.shape)
+        limits = (self._limits(c, predictions, groups) for c in coverages)
+        halves = [limit.reshape(shape) * deviation for limit in limits]
+        return [np.stack([predictions - h, predictions + h], axis=-1) for h in halves]

@@ -5,7 +5,7 @@ the errors are honest, and nothing else is needed to compare the ways. What is c
 
 - auto: `partial_fit` of CFLL from the first chunk on, with the defaults;
 - one pass: the same with `stream_epochs=1`;
-- frozen: the same with `stream_epochs=0` from the second chunk on: the head alone moves;
+- frozen: the same with `stream_epochs=0` from the second chunk on;
 - MLP: scikit-learn's, with as many units, a rate of 3e-3, targets and columns scaled
   by the first chunk, three passes over each chunk;
 - linear: ridge regression (`RidgeCV`) or logistic regression on all rows so far, which
