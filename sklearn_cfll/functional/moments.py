@@ -250,6 +250,13 @@ class RidgePath:
         shifted = self._shifted(alpha)
         return torch.where(shifted > self.floor, 1 / shifted, 0.0)
 
+    def gram_inverse(self, alpha: float) -> Tensor:
+        """Inverse (d, d) of the penalised Gram matrix of rows whose weights sum to one.
+
+        Directions that the data don't span to rounding are left out at alpha 0.
+        """
+        return (self.vectors * self.inverse(alpha).mT) @ self.vectors.mT
+
     def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
         """Generalised cross-validation's estimate of the mean squared error.
 
