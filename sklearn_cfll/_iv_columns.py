@@ -201,9 +201,7 @@ def assign_columns(
             "of X are endogenous; pass at least as many instruments, or name fewer "
             "columns in endogenous."
         )
-    return Columns(
-        endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names
-    )
+    return Columns(endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names)
 
 
 def read_instruments_again(

@@ -45,7 +45,7 @@ FOLDS = 5
 # Steps on the instrument network for each one on the others where all rows make a
 # batch, and such rounds: those of the published method.
 FULL_BATCH_INSTRUMENT_STEPS = 20
-_FULL_BATCH_ROUNDS = 100
+FULL_BATCH_ROUNDS = 100
 
 
 def treatment_backbone(n_columns: int) -> SmallMLP:
@@ -75,6 +75,6 @@ def max_epochs(n_rows: int, n_batches: int) -> int:
     return max(1, math.ceil(steps / n_batches))
 
 
-def full_batch_rounds() -> int:
-    """Rounds of the method that takes all rows at each step."""
-    return _FULL_BATCH_ROUNDS
+def validation_fraction(n_rows: int) -> float:
+    """Share of the rows that the networks don't see, for the diagnostics."""
+    return 0.1 if n_rows >= 10 * FEW_HELD_OUT else 0.0

@@ -1,4 +1,4 @@
-"""A small network for few columns: a backbone of the instrumental variable regressor."""
+"""A small network for few columns, for regression with instrumental variables."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ default="relu"
         """
         self._validate_params()
         widths = list(self.widths)
-        if not widths or not all(isinstance(w, Integral) and w > 0 for w in widths):
+        if not widths or not all(
+            isinstance(w, Integral) and int(w) > 0 for w in widths
+        ):
             raise ValueError(
                 f"widths must be one positive integer or several, got {self.widths!r}."
             )

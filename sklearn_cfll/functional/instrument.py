@@ -152,7 +152,9 @@ def solve_two_stages(
     Xu, Chen, Srinivasan, de Freitas, Doucet, Gretton, "Learning Deep Features in
     Instrumental Variable Regression", ICLR 2021, arXiv 2010.07154, equations 3 to 5.
     """
-    first = RidgePath(Moments.of(instrument_features, treatment_features, sample_weight))
+    first = RidgePath(
+        Moments.of(instrument_features, treatment_features, sample_weight)
+    )
     first_weight, first_bias = first.solve(instrument_alpha)
     predicted = instrument_features.to(first_weight) @ first_weight + first_bias
     if covariates is not None:
@@ -177,9 +179,9 @@ class HeadCovariance(NamedTuple):
     covariance: Tensor
 
     def deviation(self, features: Tensor) -> Tensor:
-        """Standard deviation (n,) of the predictions at features (n, d)."""
+        """Give the standard deviation (n,) of the predictions at features (n, d)."""
         design = _about(features, self.mean)
-        variance = torch.linalg.vecdot(design @ self.covariance, design)
+        variance: Tensor = torch.linalg.vecdot(design @ self.covariance, design)
         return variance.clamp_min(0).sqrt()
 
     @property
@@ -220,7 +222,7 @@ class Meat(NamedTuple):
         mean: Tensor,
         sample_weight: Tensor | None = None,
     ) -> Meat:
-        """Sums over a batch.
+        """Sum over a batch.
 
         Parameters
         ----------
@@ -243,7 +245,7 @@ class Meat(NamedTuple):
         return cls(scores.mT @ scores, gram, square, len(residual))
 
     def merge(self, other: Meat) -> Meat:
-        """Sums over both sets of rows."""
+        """Sum over both sets of rows."""
         return Meat(
             self.scores + other.scores,
             self.gram + other.gram,

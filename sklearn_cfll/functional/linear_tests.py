@@ -13,11 +13,10 @@ import torch
 from scipy.special import chdtrc, fdtrc
 from torch import Tensor
 
-# A column of which less than this share is left beside the others is spanned by them.
-_SPANNED = 1e-8
+from sklearn_cfll.functional.projections import controlled, orthonormal, without
 
 
-class TestResult(NamedTuple):
+class LinearTest(NamedTuple):
     """A statistic and what is expected of it where the null hypothesis holds.
 
     Attributes
@@ -34,8 +33,6 @@ class TestResult(NamedTuple):
     dof: int
     dof_residual: int | None = None
 
-    __test__ = False  # pytest would take the name for a class of tests
-
 
 class FirstStage(NamedTuple):
     """How well instruments predict endogenous columns, beyond the controls.
@@ -45,7 +42,7 @@ class FirstStage(NamedTuple):
     partial_r2 : tuple of float
         Share of the variance of each column, as far as the controls leave it, that the
         instruments explain.
-    tests : tuple of TestResult
+    tests : tuple of LinearTest
         Each column's F test that they explain none.
     cragg_donald : float
         The least eigenvalue of the matrix of the F statistics: what the instruments do
@@ -54,7 +51,7 @@ class FirstStage(NamedTuple):
     """
 
     partial_r2: tuple[float, ...]
-    tests: tuple[TestResult, ...]
+    tests: tuple[LinearTest, ...]
     cragg_donald: float
 
 
@@ -85,9 +82,9 @@ def first_stage(
     Cragg, Donald, "Testing Identifiability and Specification in Instrumental Variable
     Models", Econometric Theory 9, 1993.
     """
-    basis, root = _controls(controls, endogenous, sample_weight)
-    left = _without(endogenous.double() * root, basis)
-    excluded = orthonormal(_without(instruments.double() * root, basis), instruments)
+    basis, root = controlled(controls, endogenous, sample_weight)
+    left = without(endogenous.double() * root, basis)
+    excluded = orthonormal(without(instruments.double() * root, basis), instruments)
     dof, rest = excluded.shape[1], len(left) - basis.shape[1] - excluded.shape[1]
     if dof == 0 or rest < 1:
         return None
@@ -113,7 +110,7 @@ def durbin_wu_hausman(
     sample_weight: Tensor | None = None,
     *,
     robust: bool = False,
-) -> TestResult | None:
+) -> LinearTest | None:
     """Test whether the endogenous columns are endogenous, by their stage-1 residuals.
 
     Under the null hypothesis the regression without instruments is consistent, and the
@@ -131,7 +128,7 @@ def durbin_wu_hausman(
 
     Returns
     -------
-    result : TestResult or None
+    result : LinearTest or None
         An F test; None where the rows are too few, or the residuals are zero.
 
     References
@@ -139,10 +136,10 @@ def durbin_wu_hausman(
     Wooldridge, "Econometric Analysis of Cross Section and Panel Data", 2nd edition,
     MIT Press 2010, section 6.3.1: the regression-based form of the test.
     """
-    basis, root = _controls(features, targets, sample_weight)
+    basis, root = controlled(features, targets, sample_weight)
     added = first_stage_residuals.double() * root
-    added = orthonormal(_without(added, basis), added)
-    left = _without(targets.double()[:, None] * root, basis)
+    added = orthonormal(without(added, basis), added)
+    left = without(targets.double()[:, None] * root, basis)
     dof, rest = added.shape[1], len(left) - basis.shape[1] - added.shape[1]
     if dof == 0 or rest < 1:
         return None
@@ -154,7 +151,7 @@ def durbin_wu_hausman(
     scores = added * errors
     gain = (fitted * torch.linalg.lstsq(scores.mT @ scores, fitted).solution).sum()
     statistic = float(gain) / dof * rest / len(left)
-    return TestResult(statistic, float(fdtrc(dof, rest, statistic)), dof, rest)
+    return LinearTest(statistic, float(fdtrc(dof, rest, statistic)), dof, rest)
 
 
 def overidentification(
@@ -164,7 +161,7 @@ def overidentification(
     sample_weight: Tensor | None = None,
     *,
     robust: bool = False,
-) -> TestResult | None:
+) -> LinearTest | None:
     """Test whether the instruments that weren't needed agree with those that were.
 
     Under the null hypothesis no instrument explains the structural residuals.
@@ -184,7 +181,7 @@ def overidentification(
 
     Returns
     -------
-    result : TestResult or None
+    result : LinearTest or None
         A chi-squared test; None where the model is just identified.
 
     References
@@ -195,9 +192,9 @@ def overidentification(
     Wooldridge, "Score Diagnostics for Linear Models Estimated by Two Stage Least
     Squares", in Advances in Econometrics and Quantitative Economics, Blackwell 1995.
     """
-    basis, root = _controls(predicted, residuals, sample_weight)
+    basis, root = controlled(predicted, residuals, sample_weight)
     spare = instruments.double() * root
-    spare = orthonormal(_without(spare, basis), spare)
+    spare = orthonormal(without(spare, basis), spare)
     dof = spare.shape[1]
     if dof == 0 or len(residuals) <= basis.shape[1] + dof:
         return None
@@ -210,96 +207,12 @@ def overidentification(
     else:
         square = errors.square().mean().clamp_min(_tiny())
         statistic = float(sums.square().sum() / square)
-    return TestResult(statistic, float(chdtrc(dof, statistic)), dof)
+    return LinearTest(statistic, float(chdtrc(dof, statistic)), dof)
 
 
-def orthonormal(columns: Tensor, before: Tensor | None = None) -> Tensor:
-    """Orthonormal basis of columns, those that others span to rounding left out.
-
-    Parameters
-    ----------
-    columns : Tensor of shape (n, d)
-    before : Tensor of shape (n, d), default=None
-        What the columns were before something was taken off them: that of which hardly
-        anything is left is spanned, too.
-
-    Returns
-    -------
-    basis : Tensor of shape (n, rank)
-    """
-    norm = torch.linalg.vector_norm(columns, dim=0)
-    whole = norm if before is None else torch.linalg.vector_norm(before.double(), dim=0)
-    columns = columns[:, norm > _SPANNED * whole]
-    columns = columns / torch.linalg.vector_norm(columns, dim=0)
-    columns = columns[:, : len(columns)]
-    # What a column has beside those before it stands on the diagonal of R.
-    rest = torch.linalg.qr(columns).R.diagonal().abs()
-    return torch.linalg.qr(columns[:, rest > _SPANNED]).Q
-
-
-def projected_share(
-    residuals: Tensor, centred: Tensor, features: Tensor, sample_weight: Tensor | None
-) -> float:
-    """Share of what instruments predict of targets that they predict of residuals.
-
-    Both are ``r' (P - diag P) r`` with the projection P on the features and a constant:
-    without its diagonal a residual that no instrument explains gives zero in the mean,
-    whatever the number of features.
-
-    Parameters
-    ----------
-    residuals, centred : Tensor of shape (n,)
-        Targets less structural predictions, and targets less their mean.
-    features : Tensor of shape (n, q)
-        Of the instruments.
-    sample_weight : Tensor of shape (n,) or None
-
-    Returns
-    -------
-    share : float
-        Not-a-number where the instruments predict nothing of the targets.
-
-    References
-    ----------
-    Angrist, Imbens, Krueger, "Jackknife Instrumental Variables Estimation", Journal of
-    Applied Econometrics 14, 1999: the projection without its diagonal.
-    """
-    basis, root = _controls(features, residuals, sample_weight)
-    leverage = basis.square().sum(1)
-    parts = []
-    for rows in (residuals, centred):
-        rows = rows.double() * root[:, 0]
-        parts.append((basis.mT @ rows).square().sum() - leverage @ rows.square())
-    own, whole = (float(part) for part in parts)
-    return own / whole if whole > 0 else float("nan")
-
-
-def _controls(
-    controls: Tensor | None, rows: Tensor, sample_weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Basis of a constant and the controls, and the roots (n, 1) of the weights."""
-    ones = rows.new_ones(len(rows), 1, dtype=torch.float64)
-    root = ones if sample_weight is None else sample_weight.double().sqrt()[:, None]
-    if controls is not None:
-        controls = controls.double()
-        # About their means, so that a large mean hides no variation.
-        share = (root.square() / root.square().sum()).mT
-        centred = (controls - share @ controls) * root
-        own = orthonormal(centred, controls * root)
-        return torch.cat([root / torch.linalg.vector_norm(root), own], 1), root
-    return root / torch.linalg.vector_norm(root), root
-
-
-def _without(rows: Tensor, basis: Tensor) -> Tensor:
-    """Take off what a basis spans; twice, since once leaves rounding of the whole."""
-    for _ in range(2):
-        rows = rows - basis @ (basis.mT @ rows)
-    return rows
-
-
-def _f_test(gain: float, error: float, dof: int, rest: int) -> TestResult:
+def _f_test(gain: float, error: float, dof: int, rest: int) -> LinearTest:
     statistic = (gain / dof) / max(error / rest, _tiny())
-    return TestResult(statistic, float(fdtrc(dof, rest, statistic)), dof, rest)
+    return LinearTest(statistic, float(fdtrc(dof, rest, statistic)), dof, rest)
 
 
 def _least_eigenvalue(fitted: Tensor, unexplained: Tensor) -> float:

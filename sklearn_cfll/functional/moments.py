@@ -255,7 +255,8 @@ class RidgePath:
 
         Directions that the data don't span to rounding are left out at alpha 0.
         """
-        return (self.vectors * self.inverse(alpha).mT) @ self.vectors.mT
+        inverse: Tensor = (self.vectors * self.inverse(alpha).mT) @ self.vectors.mT
+        return inverse
 
     def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
         """Generalised cross-validation's estimate of the mean squared error.
