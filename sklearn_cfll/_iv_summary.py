@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-_WIDTH = 78
+_WIDTH = 83
 
 
 def summarise(estimator: Any) -> str:
@@ -55,7 +55,7 @@ def _coefficients(estimator: Any) -> list[str]:
     head = ["", "coefficient", "std. error", "z", "p", "95 % interval"]
     lines = [
         f"Coefficients, with {estimator.cov_type} standard errors",
-        f"{head[0]:<16}{head[1]:>13}{head[2]:>12}{head[3]:>9}{head[4]:>8}{head[5]:>20}",
+        f"{head[0]:<16}{head[1]:>13}{head[2]:>12}{head[3]:>9}{head[4]:>8}{head[5]:>25}",
     ]
     for name, value, error in zip(names, values, errors, strict=True):
         z = value / error if error > 0 else float("nan")
@@ -64,7 +64,7 @@ def _coefficients(estimator: Any) -> list[str]:
         interval = f"{low:.4g} to {high:.4g}"
         lines.append(
             f"{name[:16]:<16}{value:>13.4g}{error:>12.4g}{z:>9.2f}{p:>8.3f}"
-            f"{interval:>20}"
+            f"{interval:>25}"
         )
     return lines
 
