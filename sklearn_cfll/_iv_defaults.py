@@ -33,13 +33,16 @@ WEAK_F = 10.0
 # the variance of rows that it hasn't seen; honest fits of 1,000 rows leave more.
 MEMORISED = 0.5
 
-# Fewer held-out rows than this tell nothing of memorising.
+# Fewer held-out rows than this tell nothing of memorising, nor which ridge is best.
 FEW_HELD_OUT = 30
+
+# Smaller tables are used whole by every member.
+_HELD_OUT_ROWS = 300
 
 # Rows of the diagnostics at most, evenly spaced: they hold all features in memory.
 DIAGNOSTIC_ROWS = 50_000
 
-# Folds in which heads predict rows that they were not solved on.
+# Where no row was held out: folds in which heads predict rows they weren't solved on.
 FOLDS = 5
 
 # Steps on the instrument network for each one on the others where all rows make a
@@ -75,6 +78,11 @@ def max_epochs(n_rows: int, n_batches: int) -> int:
     return max(1, math.ceil(steps / n_batches))
 
 
-def validation_fraction(n_rows: int) -> float:
-    """Share of the rows that the networks don't see, for the diagnostics."""
-    return 0.1 if n_rows >= 10 * FEW_HELD_OUT else 0.0
+def n_estimators(n_rows: int) -> int:
+    """Members: the mean of five errs less, and each row is unseen by one of them."""
+    return 5
+
+
+def validation_fraction(n_rows: int, n_estimators: int) -> float:
+    """Share of the rows that a member doesn't see: a fold each, a fifth at most."""
+    return min(0.2, 1 / n_estimators) if n_rows >= _HELD_OUT_ROWS else 0.0

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import nn
@@ -14,15 +13,22 @@ from torch import nn
 from sklearn_cfll import _defaults as shared
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._device import resolve_device, resolve_dtype
+from sklearn_cfll._iv_build import build_ensemble
 from sklearn_cfll._iv_columns import assign_columns, find_endogenous, read_instruments
-from sklearn_cfll._iv_network import IVNetwork, build_network
-from sklearn_cfll._iv_problem import IVProblem, hold_out
-from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Penalties, Steps
+from sklearn_cfll._iv_losses import Penalties, Trainee
+from sklearn_cfll._iv_network import IVEnsemble
+from sklearn_cfll._iv_problem import IVProblem, mean_one
+from sklearn_cfll._iv_rows import MemberRows
+from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Steps
 from sklearn_cfll._iv_training import IVTraining
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._validation import numbers_wanted, read_weights
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 from sklearn_cfll.prox import AnnealedProx, Prox
+
+# Optimizers whose step on a number depends on that number's gradients alone, so that
+# members that are trained as one are as if trained apart.
+TREATS_NUMBERS_ALONE = ("adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd")
 
 
 def read_problem(
@@ -51,86 +57,67 @@ def read_problem(
     columns = assign_columns(endogenous, X, Z, instrument_names)
     estimator._columns = columns
     estimator._targets = StandardisedTargets.fitted(y, weight)
-    seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
+    weight, unit = (None, 1.0) if weight is None else mean_one(weight)
     device = resolve_device(estimator.device)
-    everything = np.arange(len(X))
+    everything = np.arange(len(X))[None]
     return IVProblem(
         columns,
         X,
         Z,
         estimator._targets.encode(y),
         weight,
+        unit,
         everything,
-        everything[:0],
-        seed,
+        everything[:, :0],
+        int(check_random_state(estimator.random_state).randint(2**31 - 1)),
         device,
         resolve_dtype(estimator.dtype, len(X), device, shared.FLOAT64_ROWS),
     )
 
 
-def count_of_a_weight(weight: NDArray[np.float64] | None) -> float:
-    """Rows that a weight of one, of weights whose mean is one, counts for.
-
-    Whole numbers are counts of equal rows; others only say which rows matter more.
-    """
-    if weight is None or not (weight == np.round(weight)).all():
-        return 1.0
-    return float(weight.mean())
-
-
-def start(estimator: Any, problem: IVProblem) -> IVNetwork:
-    """Build the networks; where there is nothing to train, no row is held out."""
-    hold_rows_out(estimator, problem)
-    network = build_network(estimator, problem)
-    if network.learns:
-        return network
-    problem.train, problem.held_out = np.arange(len(problem.X)), problem.train[:0]
+def start(estimator: Any, problem: IVProblem) -> IVEnsemble:
+    """Build the networks; where there is nothing to train, one of them is enough."""
+    n_members, fraction = estimator.n_estimators, estimator.validation_fraction
+    if n_members == "auto":
+        n_members = defaults.n_estimators(len(problem.X))
+    ensemble = build_ensemble(estimator, problem, int(n_members))
+    if ensemble.learns:
+        if fraction == "auto":
+            fraction = defaults.validation_fraction(len(problem.X), int(n_members))
+        problem.hold_out(int(n_members), fraction)
+        return ensemble
     if estimator.dtype == "auto" and problem.device.type != "mps":
         problem.dtype = torch.float64
-    return build_network(estimator, problem)
+    return build_ensemble(estimator, problem, 1)
 
 
-def hold_rows_out(estimator: Any, problem: IVProblem) -> None:
-    """Keep some rows from the networks, where they are to be trained."""
-    fraction = estimator.validation_fraction
-    if fraction == "auto":
-        fraction = defaults.validation_fraction(len(problem.X))
-    split = hold_out(len(problem.X), fraction, problem.seed)
-    problem.train, problem.held_out = split
-
-
-def train(estimator: Any, network: IVNetwork, problem: IVProblem) -> IVTraining:
+def train(estimator: Any, ensemble: IVEnsemble, problem: IVProblem) -> IVTraining:
     """Train the networks."""
-    rows = problem.rows(network.scales, problem.train)
-    held_out = None
-    if len(problem.held_out):
-        held_out = problem.rows(network.scales, problem.held_out)
     generator = problem.generator()
-    pair = (rows, rows)
-    if estimator.sample_splitting:
-        pair = rows.halves(generator)
+    rows = MemberRows(
+        problem.rows(ensemble.scales), torch.as_tensor(problem.train, dtype=torch.int64)
+    )
+    pair = rows.halves(generator) if estimator.sample_splitting else (rows, rows)
+    trainee = Trainee(ensemble, together=estimator.optimizer in TREATS_NUMBERS_ALONE)
     penalties = _penalties(estimator)
+    n_epochs = estimator.max_epochs
     steps: Steps
     if estimator.batch_size == "full":
-        steps = FullBatchSteps(network, pair, penalties)
+        steps = FullBatchSteps(trainee, pair, penalties)
+        n_epochs = defaults.FULL_BATCH_ROUNDS if n_epochs == "auto" else n_epochs
     else:
         size = estimator.batch_size
-        if size == "auto":
-            size = defaults.batch_size(len(pair[1]))
+        size = defaults.batch_size(len(problem.X)) if size == "auto" else size
         steps = MinibatchSteps(
-            network, pair, penalties, batch_size=int(size), generator=generator
+            trainee, pair, penalties, batch_size=int(size), generator=generator
         )
-    n_epochs = estimator.max_epochs
-    if n_epochs == "auto" and estimator.batch_size == "full":
-        n_epochs = defaults.FULL_BATCH_ROUNDS
-    elif n_epochs == "auto":
-        n_epochs = defaults.max_epochs(len(rows), steps.n_steps())
+        if n_epochs == "auto":
+            n_epochs = defaults.max_epochs(len(problem.X), steps.n_steps())
     training = IVTraining(
         steps,
         _optimizer_maker(estimator),
         schedule=estimator.lr_schedule,
         n_epochs=int(n_epochs),
-        held_out=held_out,
         verbose=int(estimator.verbose),
     )
     training.run()

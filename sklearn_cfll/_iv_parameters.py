@@ -29,6 +29,10 @@ class IVParameters(BaseEstimator):
         ],
         "prox": "no_validation",
         "instrument_prox": "no_validation",
+        "n_estimators": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "sample_splitting": ["boolean"],
         "cov_type": [StrOptions({"robust", "unadjusted"})],
         "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
@@ -66,6 +70,7 @@ class IVParameters(BaseEstimator):
         instrument_alpha: Any = "auto",
         prox: Any = (0.3, 10.0),
         instrument_prox: Any = (0.3, 10.0),
+        n_estimators: Any = "auto",
         sample_splitting: bool = False,
         cov_type: str = "robust",
         optimizer: Any = "adamw",
@@ -90,6 +95,7 @@ class IVParameters(BaseEstimator):
         self.instrument_alpha = instrument_alpha
         self.prox = prox
         self.instrument_prox = instrument_prox
+        self.n_estimators = n_estimators
         self.sample_splitting = sample_splitting
         self.cov_type = cov_type
         self.optimizer = optimizer

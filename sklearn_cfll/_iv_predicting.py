@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from sklearn_cfll._device import device_or_cpu
 from sklearn_cfll._iv_columns import Columns, read_instruments_again
-from sklearn_cfll._iv_network import IVNetwork
+from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_parameters import IVParameters
-from sklearn_cfll._iv_problem import split_tables, stage_rows
+from sklearn_cfll._iv_problem import mean_one, split_tables, stage_rows
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll.chunks import chunk_slices
-from sklearn_cfll.functional.instrument import HeadCovariance
-from sklearn_cfll.functional.projections import projected_share
+from sklearn_cfll.functional.projections import projected_sums
+from sklearn_cfll.functional.sandwich import HeadCovariance
 
 
 class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParameters):
     """Predictions, features and scores of the networks that were trained."""
 
-    network_: IVNetwork
+    network_: IVEnsemble
     _columns: Columns
     _targets: StandardisedTargets
     _head_mean: Tensor
@@ -50,32 +50,33 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         tables = treatment, exogenous, Z[:, self._columns.instruments]
         encoded = None if y is None else self._targets.encode(y)
         if weight is not None:
-            weight = weight / weight.max()
-            weight = weight / weight.mean()
+            weight, _ = mean_one(weight)
         return stage_rows(self.network_.scales, tables, self._dtype, encoded, weight)
 
     @torch.inference_mode()
     def _in_chunks(
         self, treatment: NDArray[Any], exogenous: NDArray[Any]
     ) -> Iterator[Tensor]:
-        """Yield stage-2 features of rows, at the actual treatment."""
-        network = self.network_.eval()
-        scales = network.scales
-        device = network.second.weight.device
-        for part in chunk_slices(len(treatment), max(1, network.n_numbers), device):
-            empty = treatment[part, :0]
-            tables = treatment[part], exogenous[part], empty
-            rows = stage_rows(scales, tables, self._dtype)
-            yield network.structural_features(rows.treatment, rows.exogenous)
+        """Yield stage-2 features (n_members, n, d), at the actual treatment."""
+        ensemble = self.network_.eval()
+        networks, device = ensemble.networks, self._head_mean.device
+        numbers = ensemble.n_numbers * len(networks)
+        for part in chunk_slices(len(treatment), numbers, device):
+            tables = treatment[part], exogenous[part], treatment[part, :0]
+            rows = stage_rows(ensemble.scales, tables, self._dtype)
+            yield torch.stack([network.structural(rows) for network in networks])
 
     def _structural(
         self, treatment: NDArray[Any], exogenous: NDArray[Any], with_deviation: bool
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Structural predictions, and their standard errors, in the units of y."""
         covariance = HeadCovariance(self._head_mean, self._head_covariance)
+        networks = self.network_.networks
         outputs, deviations = [], []
         for features in self._in_chunks(treatment, exogenous):
-            outputs.append(self.network_.second(features).cpu().numpy())
+            pairs = zip(networks, features, strict=True)
+            own = torch.stack([network.second(part) for network, part in pairs])
+            outputs.append(own.mean(0).cpu().numpy())
             if with_deviation:
                 deviations.append(covariance.deviation(features).cpu().numpy())
         f = self._targets.decode(np.concatenate(outputs).astype(np.float64))
@@ -98,11 +99,14 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         Returns
         -------
         features : array of shape (n_samples, d)
-            What :meth:`predict` multiplies by ``coef_``; where the model is linear in
-            the columns, the columns of X.
+            What :meth:`predict` multiplies by ``coef_``: those of each member; where
+            the model is linear in the columns, the columns of X.
         """
         treatment, exogenous = self._read_columns(X)
-        parts = [part.cpu().numpy() for part in self._in_chunks(treatment, exogenous)]
+        parts = [
+            part.transpose(0, 1).flatten(1).cpu().numpy()
+            for part in self._in_chunks(treatment, exogenous)
+        ]
         shift, unit = self._feature_units()
         return np.concatenate(parts) * unit + shift
 
@@ -116,38 +120,40 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
     ) -> float:
         """Score by what the instruments predict of the residuals."""
         rows = self._rows_of(X, None, instruments, weight)
-        network = self.network_.eval()
-        parts = [
-            network.instrument(part.inputs) for part in rows.chunks(network.n_numbers)
-        ]
-        features = torch.cat(parts).cpu()
         mean = np.average(y, weights=weight)
         scale = float(self._targets.scale[0])
         residuals, centred = (torch.as_tensor(v / scale) for v in (y - f, y - mean))
         own = None if rows.weight is None else rows.weight.cpu()
-        return 1.0 - projected_share(residuals, centred, features, own)
+        sums = [torch.zeros(2, dtype=torch.float64)]
+        for network in self.network_.eval().networks:
+            numbers = len(network.first.weight)
+            parts = [network.instrument(p.inputs) for p in rows.chunks(numbers)]
+            features = torch.cat(parts).cpu()
+            sums.append(projected_sums(residuals, centred, features, own))
+        left, whole = torch.stack(sums).sum(0).tolist()
+        return 1.0 - left / whole if whole > 0 else float("nan")
 
     # Columns ----------------------------------------------------------------
 
     @property
     def _is_linear(self) -> bool:
         """Whether stage 2's features are the columns of X, in X's order."""
-        network = self.network_
+        network = self.network_.networks[0]
         if not isinstance(network.treatment, nn.Identity):
             return False
-        return network.covariate is None or network.order is not None
+        return network.covariate is None or network.combiner.order is not None
 
     def _feature_units(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Shift and scale that standardised the features, where they are columns."""
-        network, columns = self.network_, self._columns
+        ensemble, columns = self.network_, self._columns
         if not self._is_linear:
-            size = len(network.second.weight)
+            size = sum(len(network.second.weight) for network in ensemble.networks)
             return np.zeros(size), np.ones(size)
         size = len(columns.endogenous) + len(columns.exogenous)
         shift, unit = np.zeros(size), np.ones(size)
         for index, scale in (
-            (columns.endogenous, network.treatment_scale),
-            (columns.exogenous, network.exogenous_scale),
+            (columns.endogenous, ensemble.treatment_scale),
+            (columns.exogenous, ensemble.exogenous_scale),
         ):
             shift[index] = scale.mean.cpu().numpy()
             unit[index] = scale.scale.cpu().numpy()
@@ -169,24 +175,6 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         }
 
     # State ----------------------------------------------------------------------
-
-    @property
-    def backbone_(self) -> nn.Module:
-        """The trained treatment network, of standardised columns."""
-        check_is_fitted(self)
-        return self.network_.treatment
-
-    @property
-    def instrument_backbone_(self) -> nn.Module:
-        """The trained instrument network."""
-        check_is_fitted(self)
-        return self.network_.instrument
-
-    @property
-    def covariate_backbone_(self) -> nn.Module | None:
-        """The trained covariate network, where there are exogenous columns."""
-        check_is_fitted(self)
-        return self.network_.covariate
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from sklearn_cfll._iv_columns import Columns
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll.functional.ridge import wide_dtype
+from sklearn_cfll.layers import Standardize
 
 Tables = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+# Of the endogenous columns, the exogenous ones, and the instruments.
+Scales = tuple[Standardize, Standardize, Standardize]
 
 
 @dataclass
@@ -29,8 +32,11 @@ class IVProblem:
     targets : array of shape (n, 1)
         Encoded.
     weight : array of shape (n,) or None
-    train, held_out : int array
-        Rows that the networks are trained on, and rows kept from them.
+        Their mean is one.
+    unit : float
+        Rows that a weight of one counts for.
+    train, held_out : int array of shape (n_members, ...)
+        Rows that each member's networks are trained on, and rows kept from them.
     seed : int
     device : torch.device
     dtype : torch.dtype
@@ -41,53 +47,49 @@ class IVProblem:
     Z: NDArray[np.float64]
     targets: NDArray[np.float64]
     weight: NDArray[np.float64] | None
+    unit: float
     train: NDArray[np.intp]
     held_out: NDArray[np.intp]
     seed: int
     device: torch.device
     dtype: torch.dtype
 
-    def tables(self, index: NDArray[np.intp]) -> Tables:
-        """Endogenous columns, exogenous ones and instruments of some rows."""
-        return split_tables(self.columns, self.X[index], self.Z[index])
+    @property
+    def tables(self) -> Tables:
+        """Endogenous columns, exogenous ones and instruments."""
+        return split_tables(self.columns, self.X, self.Z)
 
-    def weights_of(self, index: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Weights of some rows, their mean one."""
-        if self.weight is None:
-            return None
-        weight = self.weight[index] / self.weight.max()
-        return weight / weight.mean()
-
-    def rows(self, scales: Any, index: NDArray[np.intp]) -> StageRows:
-        """Put some rows on the device, their columns standardised."""
-        return stage_rows(
-            scales,
-            self.tables(index),
-            self.dtype,
-            self.targets[index],
-            self.weights_of(index),
-        )
+    def rows(self, scales: Scales) -> StageRows:
+        """Put the rows on the device, their columns standardised."""
+        return stage_rows(scales, self.tables, self.dtype, self.targets, self.weight)
 
     def generator(self) -> torch.Generator:
         """Fresh generator that the seed determines."""
         return torch.Generator().manual_seed(self.seed)
 
+    def hold_out(self, n_members: int, fraction: float) -> None:
+        """Keep a share of the rows from each member, from each its own.
 
-def hold_out(
-    n_rows: int, fraction: float, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Split row numbers into those to train on and those to hold out."""
-    index = np.arange(n_rows)
-    n_held_out = int(np.ceil(fraction * n_rows))
-    if n_held_out == 0:
-        return index, index[:0]
-    if n_rows - n_held_out < 2:
-        raise ValueError(
-            f"validation_fraction={fraction} of {n_rows} rows leaves fewer than 2 rows "
-            "to train on; pass more rows, or set validation_fraction=0."
-        )
-    train, held_out = train_test_split(index, test_size=n_held_out, random_state=seed)
-    return np.sort(train), np.sort(held_out)
+        Parameters
+        ----------
+        n_members : int
+        fraction : float
+        """
+        n_rows = len(self.X)
+        n_held_out = int(fraction * n_rows)
+        if fraction > 0 and (n_held_out < 1 or n_rows - n_held_out < 2):
+            raise ValueError(
+                f"validation_fraction={fraction} of {n_rows} rows leaves none to hold "
+                "out or fewer than 2 to train on; set validation_fraction=0."
+            )
+        starts = np.arange(n_members) * n_rows // n_members
+        places = (starts[:, None] + np.arange(n_rows)) % n_rows
+        order = np.arange(n_rows)
+        if n_held_out:
+            order = np.random.RandomState(self.seed).permutation(n_rows)
+        rows = order[places]
+        self.held_out = np.sort(rows[:, :n_held_out], axis=1)
+        self.train = np.sort(rows[:, n_held_out:], axis=1)
 
 
 def split_tables(columns: Columns, X: NDArray[Any], Z: NDArray[Any] | None) -> Tables:
@@ -97,7 +99,7 @@ def split_tables(columns: Columns, X: NDArray[Any], Z: NDArray[Any] | None) -> T
 
 
 def stage_rows(
-    scales: Any,
+    scales: Scales,
     tables: Tables,
     dtype: torch.dtype,
     targets: NDArray[np.float64] | None = None,
@@ -134,3 +136,14 @@ def stage_rows(
         placed(targets),
         None if weight is None else placed(weight),
     )
+
+
+def mean_one(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Give weights a mean of one; and the rows that such a weight counts for.
+
+    Whole numbers are counts of equal rows; others only say which rows matter more.
+    """
+    scaled = weight / weight.max()  # whose sum doesn't overflow
+    scaled = scaled / scaled.mean()
+    whole = bool((weight == np.round(weight)).all())
+    return scaled, float(weight.mean()) if whole else 1.0

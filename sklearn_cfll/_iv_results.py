@@ -15,14 +15,18 @@ from sklearn_cfll._iv_diagnostics import (
     warn_of_memorising,
     warn_of_weak_instruments,
 )
-from sklearn_cfll._iv_final import ExactStages, covariance_of, solve_stages
-from sklearn_cfll._iv_fitting import count_of_a_weight
-from sklearn_cfll._iv_network import IVNetwork
+from sklearn_cfll._iv_final import ExactStages
+from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_predicting import IVPredicting
 from sklearn_cfll._iv_problem import IVProblem
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll._iv_summary import summarise
 from sklearn_cfll._iv_training import IVTraining
+from sklearn_cfll._iv_unseen import (
+    RowPredictions,
+    mean_predictions,
+    predictions_of_unseen,
+)
 from sklearn_cfll._validation import read_weights
 
 
@@ -47,98 +51,96 @@ class IVResults(IVPredicting):
     # Publishing -----------------------------------------------------------------
 
     def _finish(
-        self, network: IVNetwork, problem: IVProblem, training: IVTraining | None
+        self, ensemble: IVEnsemble, problem: IVProblem, training: IVTraining | None
     ) -> None:
         """Solve both stages, diagnose them on held-out rows, and solve on all."""
-        self.network_ = network
+        self.network_ = ensemble
         self.history_ = [] if training is None else training.history
         self.n_iter_ = len(self.history_)
         self.n_recoveries_ = 0 if training is None else training.n_recoveries
         self.endogenous_ = self._columns.endogenous
         self._dtype = problem.dtype
-        rows = problem.rows(network.scales, problem.train)
-        stages = self._solve(network, rows, problem)
-        train, unseen = unexplained_shares(network, rows), None
-        if len(problem.held_out):
-            held_out = problem.rows(network.scales, problem.held_out)
-            found = self._diagnosed(network, stages, held_out, True, problem)
-            unseen = unexplained_shares(network, held_out)
-            everything = np.arange(len(problem.X))
-            rows = problem.rows(network.scales, everything)
-            stages = self._solve(network, rows, problem)
-            if found["durbin_wu_hausman"] is None:
-                seen = self._diagnosed(network, stages, rows, False, problem)
-                for name in ("durbin_wu_hausman", "overidentification", "tests_on"):
-                    found[name] = seen[name]
-        else:
-            found = self._diagnosed(network, stages, rows, False, problem)
-        unexplained = {"train": train, "unseen": unseen}
-        self.diagnostics_ = {**found, "unexplained": unexplained}
-        self._publish(network, rows, stages)
-        warn_of_weak_instruments(found)
-        if unseen is not None and len(problem.held_out) >= defaults.FEW_HELD_OUT:
-            warn_of_memorising(train, unseen)
-
-    def _solve(
-        self, network: IVNetwork, rows: StageRows, problem: IVProblem
-    ) -> ExactStages:
-        return solve_stages(
-            network,
-            rows,
+        rows = problem.rows(ensemble.scales)
+        stages = ExactStages(
+            ensemble,
             instrument_alpha=self.instrument_alpha,
             alpha=self.alpha,
-            unit=count_of_a_weight(problem.weight),
+            unit=problem.unit,
         )
+        self.diagnostics_ = self._solve_and_diagnose(stages, rows, problem)
+        stages.warn_if_flat()
+        self._publish(stages, rows)
+        warn_of_weak_instruments(self.diagnostics_)
+        shares = self.diagnostics_["unexplained"]
+        if problem.held_out.shape[1] >= defaults.FEW_HELD_OUT:
+            warn_of_memorising(shares["train"], shares["unseen"])
 
-    def _publish(
-        self, network: IVNetwork, rows: StageRows, stages: ExactStages
-    ) -> None:
-        robust = self.cov_type == "robust"
-        covariance = covariance_of(network, rows, stages, robust=robust)
+    def _solve_and_diagnose(
+        self, stages: ExactStages, rows: StageRows, problem: IVProblem
+    ) -> dict[str, Any]:
+        ensemble, generator = stages.ensemble, problem.generator()
+        everything = [rows] * len(ensemble.networks)
+        device = rows.treatment.device
+        held = [torch.as_tensor(i, device=device) for i in problem.held_out]
+        if not problem.held_out.size:
+            stages.solve(everything)
+            shares = {"train": unexplained_shares(ensemble, everything), "unseen": None}
+            some = rows.evenly(defaults.DIAGNOSTIC_ROWS)
+            predictions = mean_predictions(
+                ensemble, some, generator, instrument_alpha=stages.instrument_alpha
+            )
+            kind = "training" if ensemble.learns else "all"
+            found = self._diagnosed(ensemble, some, predictions, kind)
+            return {**found, "unexplained": shares}
+        own = [rows.take(torch.as_tensor(i, device=device)) for i in problem.train]
+        others = [rows.take(i) for i in held]
+        few = problem.held_out.shape[1] < defaults.FEW_HELD_OUT
+        stages.solve(own, None if few else others)
+        shares = {
+            "train": unexplained_shares(ensemble, own),
+            "unseen": unexplained_shares(ensemble, others),
+        }
+        known, predictions = predictions_of_unseen(ensemble, rows, held, generator)
+        found = self._diagnosed(ensemble, known, predictions, "held-out")
+        stages.solve(everything)
+        return {**found, "unexplained": shares}
+
+    def _publish(self, stages: ExactStages, rows: StageRows) -> None:
+        covariance = stages.covariance(rows, robust=self.cov_type == "robust")
         self._head_mean, self._head_covariance = covariance
-        self._stage_alphas = stages.instrument_alpha, stages.alpha
-        self.instrument_alpha_, self.alpha_ = self._stage_alphas
+        self.instrument_alpha_, self.alpha_ = stages.instrument_alpha, stages.alpha
         # In the units of y; where the features are columns, those of X, too.
         scale, mean = float(self._targets.scale[0]), float(self._targets.mean[0])
         shift, unit = self._feature_units()
-        weight = network.second.weight[:, 0].cpu().numpy() / unit
-        bias = float(network.second.bias[0]) - weight @ shift
+        networks = stages.ensemble.networks
+        weight = torch.cat([n.second.weight[:, 0] for n in networks]).cpu().numpy()
+        bias = torch.cat([n.second.bias for n in networks]).mean()
+        weight = weight / (len(networks) * unit)
         self.coef_ = weight * scale
-        self.intercept_ = bias * scale + mean
-        self.coef_std_ = covariance.of_weight.cpu().numpy() / unit * scale
+        self.intercept_ = float(bias - weight @ shift) * scale + mean
+        errors = covariance.of_weight.flatten().cpu().numpy()
+        self.coef_std_ = errors / (len(networks) * unit) * scale
         origin = torch.as_tensor(-shift / unit).to(covariance.mean)
-        self.intercept_std_ = float(covariance.deviation(origin[None])[0]) * scale
+        origin = origin.reshape(len(networks), 1, -1)
+        self.intercept_std_ = float(covariance.deviation(origin)[0]) * scale
 
     # Diagnostics ----------------------------------------------------------------
 
     def _diagnosed(
         self,
-        network: IVNetwork,
-        stages: ExactStages | None,
+        ensemble: IVEnsemble,
         rows: StageRows,
-        unseen: bool,
-        problem: IVProblem | None = None,
+        predictions: RowPredictions,
+        kind: str,
     ) -> dict[str, Any]:
         """Diagnose on rows, with the names of the columns and in the units of y."""
-        alphas = (
-            self._stage_alphas
-            if stages is None
-            else (stages.instrument_alpha, stages.alpha)
-        )
-        found = diagnose(
-            network,
-            alphas,
-            rows,
-            unseen=unseen,
-            robust=self.cov_type == "robust",
-            generator=torch.Generator().manual_seed(problem.seed if problem else 0),
-        )
+        robust = self.cov_type == "robust"
+        found = diagnose(ensemble, rows, predictions, robust=robust)
         if found["first_stage"] is not None:
             names = self._names["endogenous"]
-            tests = zip(names, found["first_stage"], strict=True)
-            found["first_stage"] = dict(tests)
+            found["first_stage"] = dict(zip(names, found["first_stage"], strict=True))
         found["non_iv_difference"] *= float(self._targets.scale[0])
-        return found
+        return {"rows": kind, "n_rows": len(rows), **found}
 
     def diagnose(
         self, X: Any, y: Any, *, instruments: Any, sample_weight: Any = None
@@ -170,7 +172,11 @@ class IVResults(IVPredicting):
         y = column_or_1d(y, dtype=np.float64, warn=True)
         weight = read_weights(sample_weight, y)
         rows = self._rows_of(X, y, instruments, weight)
-        return self._diagnosed(self.network_.eval(), None, rows, True)
+        rows = rows.evenly(defaults.DIAGNOSTIC_ROWS)
+        ensemble = self.network_.eval()
+        generator = torch.Generator().manual_seed(0)
+        predictions = mean_predictions(ensemble, rows, generator)
+        return self._diagnosed(ensemble, rows, predictions, "further")
 
     def summary(self) -> str:
         """Describe the fit: columns, coefficients where it is linear, diagnostics.

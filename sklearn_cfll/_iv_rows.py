@@ -1,4 +1,4 @@
-"""Rows of both stages on the device, cut into batches."""
+"""Rows of both stages on the device, and batches of them for several members."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class StageRows:
 
     Attributes
     ----------
-    treatment : Tensor of shape (n, p)
+    treatment : Tensor of shape (..., n, p)
         The endogenous columns.
-    inputs : Tensor of shape (n, r + q)
+    inputs : Tensor of shape (..., n, r + q)
         Stage 1's: the exogenous columns, then the instruments.
-    exogenous : Tensor of shape (n, r)
-    targets : Tensor of shape (n, 1)
+    exogenous : Tensor of shape (..., n, r)
+    targets : Tensor of shape (..., n, 1)
         Encoded.
-    weight : Tensor of shape (n,) or None
+    weight : Tensor of shape (..., n) or None
     """
 
     treatment: Tensor
@@ -34,10 +34,15 @@ class StageRows:
     weight: Tensor | None
 
     def __len__(self) -> int:
-        return len(self.treatment)
+        return self.treatment.shape[-2]
+
+    @property
+    def instruments(self) -> Tensor:
+        """The instruments alone."""
+        return self.inputs[..., self.exogenous.shape[-1] :]
 
     def take(self, rows: Tensor | slice) -> StageRows:
-        """Give some of the rows."""
+        """Give some of the rows; of row numbers (k, m) a set for each of k members."""
         return StageRows(
             self.treatment[rows],
             self.inputs[rows],
@@ -46,50 +51,68 @@ class StageRows:
             None if self.weight is None else self.weight[rows],
         )
 
-    def n_batches(self, size: int) -> int:
-        """Batches of a size at most in one pass."""
-        return -(-len(self) // size)
-
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[StageRows]:
-        """Shuffle the rows and cut them into even batches of a size at most."""
-        n_batches = self.n_batches(size)
-        if n_batches == 1:
-            yield self
-            return
-        order = torch.randperm(len(self), generator=generator)
-        order = order.to(self.treatment.device)
-        for part in order.tensor_split(n_batches):
-            yield self.take(part)
-
     def chunks(self, numbers: int) -> Iterator[StageRows]:
         """Cut the rows, in order, into chunks for passes that hold so many numbers."""
         for rows in chunk_slices(len(self), max(1, numbers), self.treatment.device):
             yield self.take(rows)
 
     def evenly(self, most: int) -> StageRows:
-        """So many rows at most, evenly spaced."""
+        """Give so many rows at most, evenly spaced."""
         if len(self) <= most:
             return self
         spaced = torch.linspace(0, len(self) - 1, most, dtype=torch.float64)
         return self.take(spaced.long().to(self.treatment.device))
 
-    def halves(self, generator: torch.Generator) -> tuple[StageRows, StageRows]:
-        """Split the rows at random into two halves, the first one the larger."""
-        order = torch.randperm(len(self), generator=generator)
-        order = order.to(self.treatment.device)
-        middle = (len(self) + 1) // 2
-        return self.take(order[:middle]), self.take(order[middle:])
 
-    def folds(self, n_folds: int, generator: torch.Generator) -> list[Tensor]:
-        """Cut the row numbers at random into folds."""
-        order = torch.randperm(len(self), generator=generator)
-        order = order.to(self.treatment.device)
-        return list(order.tensor_split(min(n_folds, len(self))))
+class MemberRows:
+    """Rows that each of several members trains on, in batches of equal size.
+
+    Parameters
+    ----------
+    rows : StageRows
+    index : Tensor of shape (n_members, n)
+        Each member's rows.
+    """
+
+    def __init__(self, rows: StageRows, index: Tensor) -> None:
+        self.rows, self.index = rows, index.to(rows.treatment.device)
+
+    def __len__(self) -> int:
+        return self.index.shape[1]
+
+    def n_batches(self, size: int) -> int:
+        """Count the batches of a size at most in one pass."""
+        return -(-len(self) // size)
+
+    def whole(self) -> StageRows:
+        """Give all rows of each member."""
+        return self.rows.take(self.index)
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[StageRows]:
+        """Shuffle each member's rows and cut them into even batches."""
+        n_batches = self.n_batches(size)
+        if n_batches == 1:
+            yield self.whole()
+            return
+        order = torch.rand(self.index.shape, generator=generator).argsort(1)
+        index = self.index.gather(1, order.to(self.index.device))
+        for part in index.tensor_split(n_batches, dim=1):
+            yield self.rows.take(part)
+
+    def halves(self, generator: torch.Generator) -> tuple[MemberRows, MemberRows]:
+        """Split each member's rows at random into two halves, the first the larger."""
+        order = torch.rand(self.index.shape, generator=generator).argsort(1)
+        index = self.index.gather(1, order.to(self.index.device))
+        middle = (len(self) + 1) // 2
+        return (
+            MemberRows(self.rows, index[:, :middle]),
+            MemberRows(self.rows, index[:, middle:]),
+        )
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean () over rows (n,) or (n, k), the sum over outputs."""
-    values = values.reshape(len(values), -1).sum(1)
+    """Mean (..., k) over rows (..., n, k)."""
     if weight is None:
-        return values.mean()
-    return weight.to(values) @ values / weight.to(values).sum()
+        return values.mean(-2)
+    weight = weight.to(values)[..., None]
+    return (weight * values).sum(-2) / weight.sum(-2)

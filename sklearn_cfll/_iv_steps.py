@@ -4,117 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._iv_network import IVNetwork
-from sklearn_cfll._iv_rows import StageRows, weighted_mean
+from sklearn_cfll._iv_losses import Pair, Penalties, Trainee, first_loss, losses_of
+from sklearn_cfll._iv_rows import MemberRows
 from sklearn_cfll.functional.instrument import first_stage_update
-from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.prox import Prox
 
-
-@dataclass(frozen=True)
-class Penalties:
-    """Ridges and pulls of the heads of both stages in the training.
-
-    Attributes
-    ----------
-    instrument_alpha, alpha : float
-    instrument_prox, prox : Prox
-    """
-
-    instrument_alpha: float
-    alpha: float
-    instrument_prox: Prox
-    prox: Prox
-
-
-@dataclass(frozen=True)
-class StageLosses:
-    """Losses of one step, before it is taken.
-
-    Attributes
-    ----------
-    first : Tensor of shape ()
-        Stage 1: squared error of the treatment features, over their variance.
-    second : Tensor of shape ()
-        Stage 2: squared error of the encoded targets.
-    """
-
-    first: Tensor
-    second: Tensor
-
-
-# Computes, at a progress from zero to one, the loss to descend, and both stages'.
-Compute = Callable[[float], tuple[Tensor, StageLosses]]
-
-# The two sets of rows of a step; the same ones unless the stages share none.
-Pair = tuple[StageRows, StageRows]
-
-
-def losses_of(
-    network: IVNetwork, pair: Pair, penalties: Penalties, progress: float
-) -> StageLosses:
-    """Solve both heads on a batch, pulled to the last ones; give the losses at them.
-
-    The gradient of stage 2 reaches the treatment network through the solve of stage 1,
-    in which the instrument features are held fixed; that of stage 1 reaches the
-    instrument network alone. The stage-2 head minimises its own loss, so that its
-    gradient term vanishes (envelope theorem), and it is held fixed.
-    """
-    rows, others = pair
-    psi, phi = network.treatment(rows.treatment), network.instrument(rows.inputs)
-    head = network.first
-    solved = first_stage_update(
-        phi,
-        psi,
-        head.weight,
-        head.bias,
-        alpha=penalties.instrument_alpha,
-        prox=float(penalties.instrument_prox.at(progress)),  # type: ignore[arg-type]
-        sample_weight=rows.weight,
-    )
-    first = first_loss(rows, phi, psi.detach(), solved.weight, solved.bias)
-    wide = head.weight.dtype
-    if others is not rows:
-        with torch.no_grad():
-            phi = network.instrument(others.inputs)
-    predicted = phi.detach().to(wide) @ solved.weight + solved.bias
-    features = network.combined(predicted, network.covariates(others.exogenous))
-    network.second.update_(
-        features,
-        others.targets,
-        others.weight,
-        alpha=penalties.alpha,
-        prox=penalties.prox.at(progress),
-    )
-    head.replace_(solved.weight.detach(), solved.bias.detach(), solved.solved)
-    return StageLosses(first, second_loss(network.second, features, others))
-
-
-def first_loss(
-    rows: StageRows,
-    phi: Tensor,
-    psi: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-) -> Tensor:
-    """Loss of stage 1 over the variance of psi, at a head that is held fixed."""
-    psi = psi.to(weight.dtype)
-    mean = psi.mean(0) if rows.weight is None else rows.weight @ psi / rows.weight.sum()
-    variance = weighted_mean((psi - mean).square(), rows.weight)
-    error = phi.to(weight.dtype) @ weight.detach() + bias.detach() - psi
-    least = torch.finfo(variance.dtype).eps
-    return weighted_mean(error.square(), rows.weight) / variance.clamp_min(least)
-
-
-def second_loss(head: ClosedFormHead, features: Tensor, rows: StageRows) -> Tensor:
-    """Loss of stage 2, at a head that is held fixed."""
-    return weighted_mean((head(features) - rows.targets).square(), rows.weight)
+# Computes, at a progress from zero to one, the loss to descend, and the mean losses
+# (2,) of both stages, each over the variance of what it predicts.
+Compute = Callable[[float], tuple[Tensor, Tensor]]
 
 
 class Steps:
@@ -122,8 +25,8 @@ class Steps:
 
     Parameters
     ----------
-    network : IVNetwork
-    pair : pair of StageRows
+    trainee : Trainee
+    pair : pair of MemberRows
         The rows of both stages.
     penalties : Penalties
 
@@ -135,8 +38,13 @@ class Steps:
 
     modules: dict[str, nn.Module]
 
-    def __init__(self, network: IVNetwork, pair: Pair, penalties: Penalties) -> None:
-        self.network, self.pair, self.penalties = network, pair, penalties
+    def __init__(
+        self,
+        trainee: Trainee,
+        pair: tuple[MemberRows, MemberRows],
+        penalties: Penalties,
+    ) -> None:
+        self.trainee, self.pair, self.penalties = trainee, pair, penalties
 
     def n_steps(self) -> int:
         """Count the steps of a pass."""
@@ -146,13 +54,18 @@ class Steps:
         """Yield each step: what kind it is, and what computes its loss."""
         raise NotImplementedError
 
+    def noted(self, first: Tensor, second: Tensor) -> Tensor:
+        """Mean losses over the members, that of stage 1 over the features, too."""
+        n_features = self.trainee.first_weight.shape[-1]
+        return torch.stack([first.detach().mean() / n_features, second.detach().mean()])
+
 
 class MinibatchSteps(Steps):
     """Both stages' losses on a minibatch train all networks in one step.
 
     Parameters
     ----------
-    network, pair, penalties
+    trainee, pair, penalties
         As :class:`Steps` takes them.
     batch_size : int
     generator : torch.Generator
@@ -161,19 +74,19 @@ class MinibatchSteps(Steps):
 
     def __init__(
         self,
-        network: IVNetwork,
-        pair: Pair,
+        trainee: Trainee,
+        pair: tuple[MemberRows, MemberRows],
         penalties: Penalties,
         *,
         batch_size: int,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(network, pair, penalties)
+        super().__init__(trainee, pair, penalties)
         self.batch_size, self.generator = batch_size, generator
-        self.modules = {"all": network}
+        self.modules = {"all": trainee}
 
     def n_steps(self) -> int:
-        """Batches of a pass."""
+        """Count the batches of a pass."""
         return min(rows.n_batches(self.batch_size) for rows in self.pair)
 
     def of_pass(self) -> Iterator[tuple[str, Compute]]:
@@ -184,15 +97,14 @@ class MinibatchSteps(Steps):
         if others is rows:
             pairs = ((batch, batch) for batch in batches)
         else:
-            pairs = zip(
-                batches, others.batches(self.batch_size, self.generator), strict=False
-            )
+            own = others.batches(self.batch_size, self.generator)
+            pairs = zip(batches, own, strict=False)
         for pair in pairs:
             yield "all", functools.partial(self._compute, pair)
 
-    def _compute(self, pair: Pair, progress: float) -> tuple[Tensor, StageLosses]:
-        losses = losses_of(self.network, pair, self.penalties, progress)
-        return losses.first + losses.second, losses
+    def _compute(self, pair: Pair, progress: float) -> tuple[Tensor, Tensor]:
+        first, second = losses_of(self.trainee, pair, self.penalties, progress)
+        return (first + second).sum(), self.noted(first, second)
 
 
 class FullBatchSteps(Steps):
@@ -207,16 +119,23 @@ class FullBatchSteps(Steps):
     arXiv 2010.07154, algorithm 1.
     """
 
-    def __init__(self, network: IVNetwork, pair: Pair, penalties: Penalties) -> None:
+    def __init__(
+        self,
+        trainee: Trainee,
+        pair: tuple[MemberRows, MemberRows],
+        penalties: Penalties,
+    ) -> None:
         exact = replace(penalties, instrument_prox=Prox(0.0), prox=Prox(0.0))
-        super().__init__(network, pair, exact)
-        others = [network.treatment]
-        if network.covariate is not None:
-            others.append(network.covariate)
+        super().__init__(trainee, pair, exact)
+        others: list[nn.Module] = [trainee.treatment]
+        if trainee.covariate is not None:
+            others.append(trainee.covariate)
         self.modules = {
-            "instrument": network.instrument,
+            "instrument": trainee.instrument,
             "others": nn.ModuleList(others),
         }
+        first = pair[0].whole()
+        self.whole = first, first if pair[1] is pair[0] else pair[1].whole()
 
     def n_steps(self) -> int:
         """Count the steps of a round."""
@@ -224,21 +143,29 @@ class FullBatchSteps(Steps):
 
     def of_pass(self) -> Iterator[tuple[str, Compute]]:
         """Yield the steps on the instrument network, then the one on the others."""
-        rows = self.pair[0]
         with torch.no_grad():
-            psi = self.network.treatment(rows.treatment)
+            psi = self.trainee.treatment(self.whole[0].treatment)
         for _ in range(defaults.FULL_BATCH_INSTRUMENT_STEPS):
             yield "instrument", functools.partial(self._first, psi)
         yield "others", self._second
 
-    def _first(self, psi: Tensor, progress: float) -> tuple[Tensor, StageLosses]:
-        rows, head = self.pair[0], self.network.first
-        phi = self.network.instrument(rows.inputs)
-        alpha = self.penalties.instrument_alpha
-        head.update_(phi, psi, rows.weight, alpha=alpha, prox=0.0)
+    def _first(self, psi: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        rows, trainee = self.whole[0], self.trainee
+        phi = trainee.instrument(rows.inputs)
+        with torch.no_grad():
+            head = first_stage_update(
+                phi,
+                psi,
+                trainee.first_weight,
+                trainee.first_bias,
+                alpha=self.penalties.instrument_alpha,
+                prox=0.0,
+                sample_weight=rows.weight,
+            )
+        trainee.count_failures(head.solved)
         loss = first_loss(rows, phi, psi, head.weight, head.bias)
-        return loss, StageLosses(loss.detach(), torch.zeros_like(loss))
+        return loss.sum(), self.noted(loss, torch.full_like(loss, torch.nan))
 
-    def _second(self, progress: float) -> tuple[Tensor, StageLosses]:
-        losses = losses_of(self.network, self.pair, self.penalties, progress)
-        return losses.second, losses
+    def _second(self, progress: float) -> tuple[Tensor, Tensor]:
+        first, second = losses_of(self.trainee, self.whole, self.penalties, progress)
+        return second.sum(), self.noted(first, second)

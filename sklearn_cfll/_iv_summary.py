@@ -32,7 +32,8 @@ def summarise(estimator: Any) -> str:
 
 
 def _facts(estimator: Any) -> list[str]:
-    network = estimator.network_
+    members = estimator.network_.networks
+    network = members[0]
     q, p = network.first.weight.shape
     d = len(network.second.weight)
     names = estimator._names
@@ -42,7 +43,7 @@ def _facts(estimator: Any) -> list[str]:
         f"exogenous:   {exogenous}",
         f"instruments: {', '.join(names['instruments'])}",
         f"features:    {q} of instruments, {p} of the treatment, {d} in stage 2 "
-        f"({estimator.combine})",
+        f"({estimator.combine}); members: {len(members)}",
         f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, stage 2 "
         f"{estimator.alpha_:.3g}",
     ]
@@ -70,7 +71,7 @@ def _coefficients(estimator: Any) -> list[str]:
 
 
 def _first_stage(found: dict[str, Any]) -> list[str]:
-    lines = [f"First stage, on {_rows(found['first_stage_on'])}"]
+    lines = [f"First stage, on {_rows(found)}"]
     tests = found["first_stage"]
     if tests is None:
         return [*lines, "not available: too few rows."]
@@ -90,16 +91,16 @@ def _first_stage(found: dict[str, Any]) -> list[str]:
 def _rows(where: dict[str, Any]) -> str:
     """Say which rows a test was made on."""
     kind = {
-        "held-out": "held-out rows",
+        "held-out": "rows, each by networks that haven't seen it",
         "training": "training rows, which the networks have seen",
-        "all": "rows",
+        "all": "rows (no network was trained)",
     }
     return f"{where['n_rows']} {kind[where['rows']]}"
 
 
 def _tests(found: dict[str, Any]) -> list[str]:
     return [
-        f"Tests, on {_rows(found['tests_on'])}",
+        f"Tests, on {_rows(found)}",
         "Durbin-Wu-Hausman test; hypothesis: the endogenous columns are exogenous",
         "  " + _told(found["durbin_wu_hausman"], "too few rows"),
         "  instruments change the predictions by "

@@ -13,9 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._iv_network import IVNetwork
-from sklearn_cfll._iv_rows import StageRows
-from sklearn_cfll._iv_steps import Compute, Steps, first_loss, second_loss
+from sklearn_cfll._iv_steps import Compute, Steps
 from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters, set_mode
 from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
 
@@ -33,8 +31,6 @@ class IVTraining:
     schedule : str or callable
         Factor of the rate at a progress from zero to one.
     n_epochs : int
-    held_out : StageRows or None
-        Rows whose losses are noted after each pass.
     verbose : int
 
     Attributes
@@ -52,11 +48,9 @@ class IVTraining:
         *,
         schedule: Any,
         n_epochs: int,
-        held_out: StageRows | None,
         verbose: int,
     ) -> None:
-        self.steps, self.network = steps, steps.network
-        self.held_out, self.verbose = held_out, verbose
+        self.steps, self.trainee, self.verbose = steps, steps.trainee, verbose
         self.factor = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.n_epochs, self.n_steps = n_epochs, n_epochs * steps.n_steps()
         self.optimizers = {
@@ -87,7 +81,7 @@ class IVTraining:
                     self._keep()
         except KeyboardInterrupt:
             epoch = len(self.history) + 1
-            if not all(bool(p.isfinite().all()) for p in self.network.parameters()):
+            if not all(bool(p.isfinite().all()) for p in self.trainee.parameters()):
                 self._restore()
             warnings.warn(
                 f"training was interrupted in epoch {epoch} of {self.n_epochs}; the "
@@ -95,11 +89,12 @@ class IVTraining:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self.network.eval()
+        self.trainee.eval()
+        self.trainee.write_back()
 
     def _pass(self) -> Tensor:
         """Take all steps of a pass; give the mean losses (2,) of the stages."""
-        self.network.train()
+        self.trainee.train()
         found = []
         for optimizer in self.optimizers.values():
             set_mode(optimizer, "train")
@@ -109,9 +104,10 @@ class IVTraining:
             self.step += 1
         for optimizer in self.optimizers.values():
             set_mode(optimizer, "eval")
-        # Steps on the instruments alone have no loss of stage 2.
+        # Steps on the instruments alone know no loss of stage 2; the last one does.
         losses = torch.stack(found)
-        return losses.sum(0) / (losses != 0).sum(0).clamp_min(1)
+        losses[:-1] = torch.where(losses[:-1].isnan(), losses[-1], losses[:-1])
+        return losses.mean(0)
 
     def _take(self, kind: str, compute: Compute) -> Tensor:
         optimizer = self.optimizers[kind]
@@ -127,7 +123,7 @@ class IVTraining:
                 loss, losses = compute(progress)
                 if loss.requires_grad:
                     loss.backward()
-            noted.append(torch.stack([losses.first.detach(), losses.second.detach()]))
+            noted.append(losses)
             return loss
 
         optimizer.step(closure)  # type: ignore[arg-type]
@@ -152,9 +148,6 @@ class IVTraining:
             "prox": float(self.steps.penalties.prox.at(progress)),  # type: ignore[arg-type]
             "dur": seconds,
         }
-        if self.held_out is not None:
-            first, second = held_out_losses(self.network, self.held_out)
-            row.update(valid_stage1_loss=first, valid_stage2_loss=second)
         self.history.append(row)
         if self.verbose:
             shown = [f"{name} {value:.4g}" for name, value in row.items()]
@@ -165,8 +158,7 @@ class IVTraining:
     def _trouble(self, losses: Tensor) -> str | None:
         if not bool(losses.isfinite().all()):
             return "a loss that is not finite"
-        failures = int(self.network.first.n_failures + self.network.second.n_failures)
-        if failures:
+        if int(self.trainee.n_failures):
             return "a head whose system was not positive definite"
         # Predicting nothing has the loss one.
         if float(losses[1]) > EXPLOSION:
@@ -175,14 +167,14 @@ class IVTraining:
 
     def _keep(self) -> None:
         optimizers = {k: o.state_dict() for k, o in self.optimizers.items()}
-        state = self.network.state_dict(), optimizers
+        state = self.trainee.state_dict(), optimizers
         self.kept = self.step, len(self.history), copy.deepcopy(state)
 
     def _restore(self) -> None:
         self.step, n_epochs, kept = self.kept
         state, optimizers = copy.deepcopy(kept)
         del self.history[n_epochs:]
-        self.network.load_state_dict(state)
+        self.trainee.load_state_dict(state)
         for kind, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[kind])
 
@@ -203,16 +195,3 @@ class IVTraining:
             ConvergenceWarning,
             stacklevel=3,
         )
-
-
-@torch.no_grad()
-def held_out_losses(network: IVNetwork, rows: StageRows) -> tuple[float, float]:
-    """Losses of both stages on rows, at the heads as they are."""
-    network.eval()
-    features = network.features(rows)
-    head = network.first
-    first = first_loss(
-        rows, features.instrument, features.treatment, head.weight, head.bias
-    )
-    second = second_loss(network.second, network.predicted_features(features), rows)
-    return float(first), float(second)

@@ -209,9 +209,9 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         with all_or_nothing(self):
             problem = read_problem(self, X, y, instruments, sample_weight)
             with lapack_on_one_thread(), seeded(problem.seed, problem.device):
-                network = start(self, problem)
-                training = train(self, network, problem) if network.learns else None
-                self._finish(network, problem, training)
+                ensemble = start(self, problem)
+                training = train(self, ensemble, problem) if ensemble.learns else None
+                self._finish(ensemble, problem, training)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

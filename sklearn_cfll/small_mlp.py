@@ -30,9 +30,10 @@ default="relu"
     normalize : bool, default=False
         Follow the last layer with a LayerNorm without parameters. Not for a network of
         one column, whose features it would make all but two-valued.
-    linear : bool, default=False
+    linear : bool, default=True
         Append the columns to the features, so that what is linear in them need not be
-        learnt.
+        learnt. The final heads of :class:`CFLLIVRegressor` all but spare them the
+        ridge, so that two-stage least squares lies within the model.
 
     Examples
     --------
@@ -55,7 +56,7 @@ default="relu"
         *,
         activation: str | Callable[[], nn.Module] = "relu",
         normalize: bool = False,
-        linear: bool = False,
+        linear: bool = True,
     ) -> None:
         self.widths = widths
         self.activation = activation
@@ -115,10 +116,10 @@ class WithColumns(nn.Module):
 
         Parameters
         ----------
-        X : Tensor of shape (n, n_columns)
+        X : Tensor of shape (..., n, n_columns)
 
         Returns
         -------
-        features : Tensor of shape (n, d + n_columns)
+        features : Tensor of shape (..., n, d + n_columns)
         """
-        return torch.cat([self.module(X), X], 1)
+        return torch.cat([self.module(X), X], -1)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
-import numpy as np
 import pytest
-from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from sklearn_cfll import CFLLIVRegressor, SmallMLP, TorchBackbone
+from sklearn_cfll import CFLLIVRegressor, TorchBackbone
 
 
 class OwnInstruments(CFLLIVRegressor):

@@ -3,22 +3,29 @@
 Conventions: instrument features phi are ``(n, q)``, treatment features psi ``(n, p)``,
 covariate features chi ``(n, r)``, targets ``(n, k)``. Stage 1 predicts psi from phi;
 stage 2 predicts the targets from the stage-2 features, which are made of the predicted
-psi and of chi. Every head has a free intercept. ``alpha`` and ``prox`` are relative to
-the mean feature energy, as in :mod:`sklearn_cfll.functional.ridge`.
+psi and of chi. Every head has a free intercept. On a minibatch ``alpha`` and ``prox``
+are relative to the mean feature energy, as in :mod:`sklearn_cfll.functional.ridge`; in
+an exact solve ``alpha`` is relative to each feature's own variance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sklearn_cfll.functional.errors import PathErrors
 from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 
 # What stage 2 may be made of.
 COMBINATIONS = ("product", "concatenate")
+
+# Ridge of a free feature, relative to that of others: enough to keep a system solvable.
+_FREE = 1e-6
 
 
 def combine_features(
@@ -28,9 +35,9 @@ def combine_features(
 
     Parameters
     ----------
-    treatment : Tensor of shape (n, p)
+    treatment : Tensor of shape (..., n, p)
         Treatment features, predicted or actual.
-    covariates : Tensor of shape (n, r), default=None
+    covariates : Tensor of shape (..., n, r), default=None
         Features of the exogenous columns.
     combine : {"product", "concatenate"}, default="product"
         "product" is the outer product of ``[treatment, 1]`` and ``[covariates, 1]``,
@@ -39,7 +46,7 @@ def combine_features(
 
     Returns
     -------
-    features : Tensor of shape (n, p), (n, p + r) or (n, p + r + p r)
+    features : Tensor of shape (..., n, d), where d is p, p + r or p + r + p r
         Without the constant one, which the head's intercept stands for: the treatment
         features, the covariates, and their products, covariates running fastest.
     """
@@ -47,8 +54,9 @@ def combine_features(
         return treatment
     parts = [treatment, covariates]
     if combine == "product":
-        parts.append((treatment[:, :, None] * covariates[:, None, :]).flatten(1))
-    return torch.cat(parts, 1)
+        products = treatment[..., :, None] * covariates[..., None, :]
+        parts.append(products.flatten(-2))
+    return torch.cat(parts, -1)
 
 
 def first_stage_update(
@@ -73,14 +81,14 @@ def first_stage_update(
 
     Parameters
     ----------
-    instrument_features : Tensor of shape (n, q)
+    instrument_features : Tensor of shape (..., n, q)
         Taken without their graph.
-    treatment_features : Tensor of shape (n, p)
-    weight : Tensor of shape (q, p)
+    treatment_features : Tensor of shape (..., n, p)
+    weight : Tensor of shape (..., q, p)
         The last head's weight; its dtype is that of the factorisation.
-    bias : Tensor of shape (p,)
+    bias : Tensor of shape (..., p)
     alpha, prox : float
-    sample_weight : Tensor of shape (n,), default=None
+    sample_weight : Tensor of shape (..., n), default=None
 
     Returns
     -------
@@ -88,7 +96,8 @@ def first_stage_update(
         Arbitrary where it is not ``solved``.
     """
     features = instrument_features.detach().to(weight.dtype)
-    residual = treatment_features.to(weight.dtype) - (features @ weight + bias)
+    last = features @ weight + bias[..., None, :]
+    residual = treatment_features.to(weight.dtype) - last
     return proximal_step(
         features,
         residual,
@@ -98,6 +107,60 @@ def first_stage_update(
         prox=prox,
         sample_weight=sample_weight,
     )
+
+
+class StageRidge:
+    """Ridge heads of a stage for every ``alpha``, relative to each feature's variance.
+
+    Parameters
+    ----------
+    moments : Moments
+    free : bool Tensor of shape (d,), default=None
+        Features that are all but spared the ridge.
+    """
+
+    def __init__(self, moments: Moments, free: Tensor | None = None) -> None:
+        self.moments = moments
+        deviation = (moments.gram.diagonal() / moments.weight_sum_or_tiny).sqrt()
+        # A constant feature deviates by rounding alone.
+        spacing = torch.finfo(deviation.dtype).eps * moments.weight_sum
+        varies = deviation > spacing * moments.feature_mean.abs()
+        unit = torch.where(varies, deviation, 1.0)
+        if free is not None:
+            unit = torch.where(free.to(unit.device), unit * _FREE**0.5, unit)
+        self.unit = unit
+        scaled = replace(
+            moments,
+            feature_mean=moments.feature_mean / unit,
+            gram=moments.gram / torch.outer(unit, unit),
+            cross=moments.cross / unit[:, None],
+        )
+        self.path = RidgePath(scaled, energy=torch.ones_like(scaled.energy))
+
+    def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
+        """Weight (d, k) and bias (k,) at an alpha."""
+        weight, bias = self.path.solve(alpha)
+        return weight / self.unit[:, None], bias
+
+    def squares(
+        self, features: Tensor, targets: Tensor, alphas: Sequence[float]
+    ) -> Iterator[Tensor]:
+        """Yield the squared errors (n, k) of each alpha on rows."""
+        projected = self.path.project(features.to(self.unit) / self.unit)
+        return PathErrors(self.path).squares(projected, targets, alphas)
+
+    def generalized_errors(self, alphas: Sequence[float], unit: float = 1.0) -> Tensor:
+        """Generalised cross-validation's errors (n_alphas, k).
+
+        ``unit`` is the number of rows that a weight of one counts for.
+        """
+        counted = RidgePath(self.path.moments.scaled(unit), energy=self.path.energy)
+        return counted.generalized_errors(alphas)
+
+    def gram_inverse(self, alpha: float) -> Tensor:
+        """Inverse (d, d) of the penalised Gram matrix of weights that sum to one."""
+        inverse: Tensor = self.path.gram_inverse(alpha)
+        return inverse / torch.outer(self.unit, self.unit)
 
 
 class TwoStageHead(NamedTuple):
@@ -140,7 +203,7 @@ def solve_two_stages(
     covariates : Tensor of shape (n, r), default=None
     combine : {"product", "concatenate"}, default="product"
     alpha, instrument_alpha : float, default=0.0
-        Ridges of stage 2 and of stage 1.
+        Ridges of stage 2 and of stage 1, relative to each feature's variance.
     sample_weight : Tensor of shape (n,), default=None
 
     Returns
@@ -152,7 +215,7 @@ def solve_two_stages(
     Xu, Chen, Srinivasan, de Freitas, Doucet, Gretton, "Learning Deep Features in
     Instrumental Variable Regression", ICLR 2021, arXiv 2010.07154, equations 3 to 5.
     """
-    first = RidgePath(
+    first = StageRidge(
         Moments.of(instrument_features, treatment_features, sample_weight)
     )
     first_weight, first_bias = first.solve(instrument_alpha)
@@ -160,137 +223,5 @@ def solve_two_stages(
     if covariates is not None:
         covariates = covariates.to(predicted)
     features = combine_features(predicted, covariates, combine)
-    second = RidgePath(Moments.of(features, targets, sample_weight))
+    second = StageRidge(Moments.of(features, targets, sample_weight))
     return TwoStageHead(first_weight, first_bias, *second.solve(alpha))
-
-
-class HeadCovariance(NamedTuple):
-    """Covariance of a stage-2 head, about the mean of its features.
-
-    Attributes
-    ----------
-    mean : Tensor of shape (d,)
-        Weighted mean of the predicted stage-2 features.
-    covariance : Tensor of shape (d + 1, d + 1)
-        Of the weight, and of the prediction at the mean, which comes last.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-
-    def deviation(self, features: Tensor) -> Tensor:
-        """Give the standard deviation (n,) of the predictions at features (n, d)."""
-        design = _about(features, self.mean)
-        variance: Tensor = torch.linalg.vecdot(design @ self.covariance, design)
-        return variance.clamp_min(0).sqrt()
-
-    @property
-    def of_weight(self) -> Tensor:
-        """Standard errors (d,) of the weight."""
-        return self.covariance.diagonal()[:-1].clamp_min(0).sqrt()
-
-    @property
-    def of_bias(self) -> Tensor:
-        """Standard error () of the bias: of the prediction at features of zero."""
-        return self.deviation(torch.zeros_like(self.mean)[None])[0]
-
-
-class Meat(NamedTuple):
-    """Sums over rows that the covariance of a stage-2 head is made of.
-
-    Attributes
-    ----------
-    scores : Tensor of shape (d + 1, d + 1)
-        ``sum_i (w_i e_i)^2 g_i g_i'``, with g the centred predicted features and one.
-    gram : Tensor of shape (d + 1, d + 1)
-        ``sum_i w_i g_i g_i'``.
-    square : Tensor of shape ()
-        ``sum_i w_i e_i^2``.
-    n_rows : int
-    """
-
-    scores: Tensor
-    gram: Tensor
-    square: Tensor
-    n_rows: int
-
-    @classmethod
-    def of(
-        cls,
-        predicted: Tensor,
-        residual: Tensor,
-        mean: Tensor,
-        sample_weight: Tensor | None = None,
-    ) -> Meat:
-        """Sum over a batch.
-
-        Parameters
-        ----------
-        predicted : Tensor of shape (n, d)
-            Stage-2 features with the treatment as stage 1 predicts it.
-        residual : Tensor of shape (n,)
-            Targets less the structural predictions, at the actual treatment.
-        mean : Tensor of shape (d,)
-        sample_weight : Tensor of shape (n,), default=None
-            Of mean one.
-        """
-        design = _about(predicted, mean)
-        residual = residual.to(design)
-        weight = residual.new_ones(len(residual))
-        if sample_weight is not None:
-            weight = sample_weight.to(design)
-        scores = design * (weight * residual)[:, None]
-        gram = design.mT @ (design * weight[:, None])
-        square = weight @ residual.square()
-        return cls(scores.mT @ scores, gram, square, len(residual))
-
-    def merge(self, other: Meat) -> Meat:
-        """Sum over both sets of rows."""
-        return Meat(
-            self.scores + other.scores,
-            self.gram + other.gram,
-            self.square + other.square,
-            self.n_rows + other.n_rows,
-        )
-
-
-def head_covariance(
-    path: RidgePath, alpha: float, meat: Meat, *, robust: bool = True
-) -> HeadCovariance:
-    """Covariance of a stage-2 head, as two-stage least squares has it.
-
-    ``B^-1 M B^-1``, where B is the penalised Gram matrix of the predicted features, and
-    M is ``sum_i (w_i e_i)^2 g_i g_i'`` (robust to heteroscedastic errors) or the plain
-    Gram matrix times the errors' mean square. The residuals e are those at the actual
-    treatment. Neither is scaled up for the degrees of freedom.
-
-    Parameters
-    ----------
-    path : RidgePath
-        Of stage 2.
-    alpha : float
-    meat : Meat
-    robust : bool, default=True
-
-    Returns
-    -------
-    covariance : HeadCovariance
-
-    References
-    ----------
-    Wooldridge, "Econometric Analysis of Cross Section and Panel Data", 2nd edition,
-    MIT Press 2010, section 5.2.5: the robust covariance of two-stage least squares.
-    """
-    total = path.moments.weight_sum
-    n_features = len(path.moments.feature_mean)
-    inverse = path.gram_inverse(alpha) / total
-    bread = torch.zeros(n_features + 1, n_features + 1).to(inverse)
-    bread[:-1, :-1], bread[-1, -1] = inverse, 1 / total
-    middle = meat.scores if robust else meat.gram * (meat.square / meat.n_rows)
-    return HeadCovariance(path.moments.feature_mean, bread @ middle @ bread)
-
-
-def _about(features: Tensor, mean: Tensor) -> Tensor:
-    """Features less their mean, and a constant one behind them."""
-    centred = features.to(mean) - mean
-    return torch.cat([centred, centred.new_ones(len(centred), 1)], 1)

@@ -189,11 +189,13 @@ class RidgePath:
     Parameters
     ----------
     moments : Moments
+    energy : Tensor of shape (), default=None
+        What ``alpha`` is relative to; None is the mean feature energy.
     """
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments, energy: Tensor | None = None) -> None:
         self.moments = moments
-        self.energy = moments.energy
+        self.energy = moments.energy if energy is None else energy
         # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
         weight_sum = moments.weight_sum_or_tiny
         gram = (moments.gram / weight_sum).to("cpu", torch.float64)

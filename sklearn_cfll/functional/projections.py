@@ -57,10 +57,10 @@ def without(rows: Tensor, basis: Tensor) -> Tensor:
     return rows
 
 
-def projected_share(
+def projected_sums(
     residuals: Tensor, centred: Tensor, features: Tensor, sample_weight: Tensor | None
-) -> float:
-    """Share of what instruments predict of targets that they predict of residuals.
+) -> Tensor:
+    """Sum what instruments predict of residuals and of targets: (2,) squares.
 
     Both are ``r' (P - diag P) r`` with the projection P on the features and a constant:
     without its diagonal a residual that no instrument explains gives zero in the mean,
@@ -74,21 +74,13 @@ def projected_share(
         Of the instruments.
     sample_weight : Tensor of shape (n,) or None
 
-    Returns
-    -------
-    share : float
-        Not-a-number where the instruments predict nothing of the targets.
-
     References
     ----------
     Angrist, Imbens, Krueger, "Jackknife Instrumental Variables Estimation", Journal of
     Applied Econometrics 14, 1999: the projection without its diagonal.
     """
     basis, root = controlled(features, residuals, sample_weight)
-    leverage = basis.square().sum(1)
-    parts = []
-    for rows in (residuals, centred):
-        rows = rows.double() * root[:, 0]
-        parts.append((basis.mT @ rows).square().sum() - leverage @ rows.square())
-    own, whole = (float(part) for part in parts)
-    return own / whole if whole > 0 else float("nan")
+    rows = torch.stack([residuals, centred], 1).double() * root
+    projected = (basis.mT @ rows).square().sum(0)
+    sums: Tensor = projected - basis.square().sum(1) @ rows.square()
+    return sums
