@@ -157,16 +157,20 @@ class IVResults(IVPredicting):
         Returns
         -------
         diagnostics : dict
-            "first_stage" has for each endogenous column the "partial_r2", and
-            "statistic" and "p_value" of the F test. Where the instrument network is
-            trained, the instruments tested are its predictions of the columns, and
-            what the exogenous columns predict is controlled for. "cragg_donald" is the
-            least eigenvalue that goes with the Fs. "durbin_wu_hausman" tests whether
-            the columns are exogenous after all, "overidentification" whether the
-            instruments agree (Sargan's test; with ``cov_type="robust"``
-            Wooldridge's); None where the rows are too few or, for the latter, the model
-            is just identified. "non_iv_difference" is the root mean square, in units of
-            y, of what the instruments change of the predictions.
+            "first_stage" has for each endogenous column the "partial_r2", the
+            "statistic" and the "p_value" of the F test and its degrees of freedom, "dof"
+            and "dof_residual". Where the instrument networks are trained, the
+            instruments tested are their predictions of the columns, and what is owed to
+            the exogenous columns is controlled for: these columns, and the predictions'
+            mean over instruments of other rows. "cragg_donald" is the least eigenvalue
+            that goes with the Fs. "durbin_wu_hausman" tests whether the columns are
+            exogenous after all: whether the residuals of stage 1 explain what X, the
+            structural fit and the fit without instruments leave of y.
+            "overidentification" tests whether the instruments explain the structural
+            residuals (Sargan's test; with ``cov_type="robust"`` Wooldridge's); None
+            where the model is just identified. "non_iv_difference" is the root mean
+            square, in units of y, of the difference between the predictions and those
+            of the same features without instruments.
         """
         check_is_fitted(self)
         y = column_or_1d(y, dtype=np.float64, warn=True)

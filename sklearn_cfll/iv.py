@@ -27,13 +27,15 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     Three networks are trained: one gives features psi of the endogenous columns, one
     phi of the instruments and the exogenous columns, one chi of the exogenous columns.
     Stage 1 predicts psi from phi by ridge regression, stage 2 predicts y from the
-    predicted psi, combined with chi. Both are solved in closed form.
+    predicted psi, combined with chi. Both are solved in closed form. There are several
+    members of such networks, each trained without a fold of the rows; their mean
+    predicts.
 
     Parameters
     ----------
     backbone : None, SmallMLP, MLP, TorchBackbone or torch.nn.Module, default=None
-        The treatment network psi, of the endogenous columns. None is a small MLP. All
-        backbones get columns that are standardised. A module instance is copied in fit,
+        The treatment network psi, of the endogenous columns. None is a ``SmallMLP`` that
+        suits their number. All backbones get columns that are standardised. A module instance is copied in fit,
         with its weights. ``TorchBackbone(torch.nn.Identity)`` gives the columns
         themselves: with it in all places, ``combine="concatenate"`` and both alphas 0
         the fit is two-stage least squares.
@@ -52,15 +54,22 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         which the effect of the treatment varies with the covariates; or both side by
         side, with which they add up.
     alpha : float or "auto", default="auto"
-        Ridge of stage 2, relative to the mean feature energy. "auto" is 0.001 in the
-        training, and in the end chosen by generalised cross-validation.
+        Ridge of stage 2: in the training relative to the mean feature energy, in the
+        final solve relative to each feature's variance. There the columns that a
+        ``SmallMLP`` appends to its features are all but spared (a millionth). "auto" is
+        0.001 in the training; in the end it is chosen of a path by the errors of stage
+        2 on the rows that the members haven't seen, or by generalised cross-validation
+        where there are none.
     instrument_alpha : float or "auto", default="auto"
-        Ridge of stage 1, likewise.
+        Ridge of stage 1, likewise, by the errors of stage 1.
     prox : float or (start, end), default=(0.3, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
     instrument_prox : float or (start, end), default=(0.3, 10.0)
         That of stage 1's head.
+    n_estimators : int or "auto", default="auto"
+        Members. "auto" is 5; they are trained together, at less than the price of as
+        many fits. Where nothing is trained there is one.
     sample_splitting : bool, default=False
         Whether each stage trains on a random half of the rows of its own. The final
         heads are solved on all rows.
@@ -87,9 +96,11 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Passes over the rows, or rounds. "auto" makes 400 steps of up to 1,000 rows, and
         1,000 of 5,000 rows or more; with "full", 100 rounds.
     validation_fraction : float or "auto", default="auto"
-        Share of the rows that the networks don't see. The diagnostics are computed on
-        them; the final heads are solved on all rows. "auto" is 0.1 for 300 rows and
-        more, and else 0. Where nothing is trained no rows are held out.
+        Share of the rows that a member's networks don't see, each member others. The
+        diagnostics and the ridges come from predictions of these; the final heads are
+        solved on all rows. "auto" is ``1 / n_estimators``, 0.2 at most, so that five
+        members or more leave no row out; below 300 rows it is 0. Where nothing is
+        trained no rows are held out.
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the networks. "auto" is float64 for up to 1,000 rows, and where
         nothing is trained. The heads are solved in float64 anyhow.
@@ -105,7 +116,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     coef_ : array of shape (n_features,) or (d,)
         Where the model is linear in the columns (no trained features, columns side by
         side) a coefficient for each column of X, in the units of y and X. Else the
-        stage-2 head's weights, in the units of y: predictions are
+        weights of the members' stage-2 heads, in the units of y: predictions are
         ``transform(X) @ coef_ + intercept_``.
     intercept_ : float
         In the units of y.
@@ -114,17 +125,18 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     intercept_std_ : float
         Standard error of the intercept.
     diagnostics_ : dict
-        What :meth:`diagnose` gives for the held-out rows, or for the training rows
-        where there are none; and "unexplained", the share of the variance that each
-        stage leaves on "train" and on "unseen" rows.
+        What :meth:`diagnose` gives for the rows that were held out, each by the members
+        that haven't seen it, or for the training rows where there are none ("rows" says
+        which, "n_rows" how many); and "unexplained", the share of the variance that
+        each stage leaves on "train" and on "unseen" rows.
     alpha_, instrument_alpha_ : float
         Ridges of the final heads.
     network_ : torch.nn.Module
-        The three networks and the heads of both stages.
+        The members: the three networks and the heads of both stages of each.
     history_ : list of dict
         A row for each epoch: the mean ``stage1_loss`` (over the variance of psi) and
-        ``stage2_loss`` (over that of y), the same on held-out rows with ``valid_``
-        before the name, ``lr``, ``prox``, ``instrument_prox`` and ``dur`` (seconds).
+        ``stage2_loss`` (over that of y) of its batches, ``lr``, ``prox``,
+        ``instrument_prox`` and ``dur`` (seconds).
     n_iter_ : int
         Epochs that were run.
     n_recoveries_ : int
@@ -233,10 +245,10 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Notes
         -----
         The standard error is that of two-stage least squares *given the networks*: it
-        knows nothing of their own uncertainty, which rows they saw, the ridges' bias,
-        or what weak instruments do. Where features were learnt it is too small; a
-        bootstrap of the whole fit (:class:`sklearn.ensemble.BaggingRegressor` with
-        metadata routing, or a loop) counts the training in.
+        knows nothing of their own uncertainty, of which rows they saw, of the ridges'
+        bias, or of what weak instruments do. Where features were learnt it is too
+        small; a bootstrap of the whole fit, in a loop over resampled rows of X, y and
+        the instruments, counts the training in.
         """
         treatment, exogenous = self._read_columns(X)
         f, deviation = self._structural(treatment, exogenous, return_std)
@@ -265,7 +277,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
             features of these rows and a constant. A right f leaves nothing that
             instruments predict, and scores one; the mean of y scores zero. The diagonal
             of P is left out, so that noise doesn't count in the mean; by chance the
-            score may exceed one.
+            score may exceed one, and on the training rows it does. Both sums are the
+            mean over the members.
 
         Notes
         -----

@@ -24,7 +24,7 @@ IDENTITY = TorchBackbone(nn.Identity)
 @pytest.mark.filterwarnings("ignore:the instruments are weak:UserWarning")
 @parametrize_with_checks(
     [
-        OwnInstruments(),
+        OwnInstruments(max_epochs=40, n_estimators=2),
         OwnInstruments(IDENTITY, instrument_backbone=IDENTITY),
     ]
 )
