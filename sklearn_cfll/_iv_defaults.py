@@ -68,13 +68,13 @@ def covariate_backbone() -> SmallMLP:
 
 
 def batch_size(n_rows: int) -> int:
-    """Rows in a batch: all of few, and a quarter of many, a thousand at most."""
-    return min(n_rows, 1000, max(64, n_rows // 4))
+    """Rows in a batch: all of few, and a quarter of many, 500 at most."""
+    return min(n_rows, 500, max(64, n_rows // 4))
 
 
 def max_epochs(n_rows: int, n_batches: int) -> int:
-    """Epochs: 400 steps for up to 1,000 rows, and 1,000 for 5,000 and more."""
-    steps = min(1000, max(400, 400 + 600 * (n_rows - 1000) / 4000))
+    """Epochs: 400 steps for up to 1,000 rows, and 800 for 5,000 and more."""
+    steps = min(800, max(400, 400 + 400 * (n_rows - 1000) / 4000))
     return max(1, math.ceil(steps / n_batches))
 
 

@@ -158,8 +158,8 @@ class IVResults(IVPredicting):
         -------
         diagnostics : dict
             "first_stage" has for each endogenous column the "partial_r2", the
-            "statistic" and the "p_value" of the F test and its degrees of freedom, "dof"
-            and "dof_residual". Where the instrument networks are trained, the
+            "statistic" and the "p_value" of the F test, and its degrees of freedom
+            "dof" and "dof_residual". Where the instrument networks are trained, the
             instruments tested are their predictions of the columns, and what is owed to
             the exogenous columns is controlled for: these columns, and the predictions'
             mean over instruments of other rows. "cragg_donald" is the least eigenvalue

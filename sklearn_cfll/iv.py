@@ -34,11 +34,12 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     Parameters
     ----------
     backbone : None, SmallMLP, MLP, TorchBackbone or torch.nn.Module, default=None
-        The treatment network psi, of the endogenous columns. None is a ``SmallMLP`` that
-        suits their number. All backbones get columns that are standardised. A module instance is copied in fit,
-        with its weights. ``TorchBackbone(torch.nn.Identity)`` gives the columns
-        themselves: with it in all places, ``combine="concatenate"`` and both alphas 0
-        the fit is two-stage least squares.
+        The treatment network psi, of the endogenous columns. None is a ``SmallMLP``
+        that suits their number. All backbones get columns that are standardised. A
+        module instance is copied in fit, with its weights.
+        ``TorchBackbone(torch.nn.Identity)`` gives the columns themselves: with it in
+        all places, ``combine="concatenate"`` and both alphas 0 the fit is two-stage
+        least squares.
     instrument_backbone : as backbone, default=None
         The instrument network phi, of the exogenous columns of X and the instruments,
         in this order.
@@ -88,13 +89,13 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
         Factor of the rate at each step; a callable gets the progress in [0, 1).
     batch_size : int, "auto" or "full", default="auto"
-        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 1,000. "full" is
+        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 500. "full" is
         the published method: rounds of steps on all rows, 20 on the instrument network
         by the loss of stage 1, then one on the others by that of stage 2, with exact
         heads; the proxes are not used.
     max_epochs : int or "auto", default="auto"
-        Passes over the rows, or rounds. "auto" makes 400 steps of up to 1,000 rows, and
-        1,000 of 5,000 rows or more; with "full", 100 rounds.
+        Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows, and
+        800 for 5,000 rows or more; with "full", 100 rounds.
     validation_fraction : float or "auto", default="auto"
         Share of the rows that a member's networks don't see, each member others. The
         diagnostics and the ridges come from predictions of these; the final heads are
