@@ -158,12 +158,15 @@ def read_prox(name: str, value: Any) -> Prox:
 
 def _optimizer_maker(estimator: Any) -> Any:
     """Make what makes the optimizer of a module."""
+    decay = estimator.weight_decay
+    if decay == "auto":
+        decay = defaults.WEIGHT_DECAY if estimator.optimizer == "adamw" else None
 
     def make(module: nn.Module) -> torch.optim.Optimizer:
         factory, lr, params = optimizer_factory(
             estimator.optimizer,
             estimator.lr,
-            estimator.weight_decay,
+            decay,
             estimator.optimizer_params,
             module,
         )
@@ -173,8 +176,6 @@ def _optimizer_maker(estimator: Any) -> Any:
                 f"batch_size={estimator.batch_size!r}: it compares losses along a "
                 "line, which are of all rows or of little use."
             )
-        if estimator.lr == "auto":
-            lr *= defaults.RATE_FACTOR
         learnable = [p for p in module.parameters() if p.requires_grad]
         return factory(learnable, lr=lr, **params)
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll.functional.instrument import COMBINATIONS
 from sklearn_cfll.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -37,7 +38,11 @@ class IVParameters(BaseEstimator):
         "cov_type": [StrOptions({"robust", "unadjusted"})],
         "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
         "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [None, Interval(Real, 0, None, closed="left")],
+        "weight_decay": [
+            None,
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="left"),
+        ],
         "optimizer_params": [None, dict],
         "lr_schedule": [StrOptions(set(SCHEDULES)), callable],
         "batch_size": [
@@ -68,14 +73,14 @@ class IVParameters(BaseEstimator):
         combine: str = "product",
         alpha: Any = "auto",
         instrument_alpha: Any = "auto",
-        prox: Any = (0.3, 10.0),
-        instrument_prox: Any = (0.3, 10.0),
+        prox: Any = defaults.PROX,
+        instrument_prox: Any = defaults.PROX,
         n_estimators: Any = "auto",
         sample_splitting: bool = False,
         cov_type: str = "robust",
         optimizer: Any = "adamw",
         lr: Any = "auto",
-        weight_decay: float | None = None,
+        weight_decay: Any = "auto",
         optimizer_params: dict[str, Any] | None = None,
         lr_schedule: Any = "cosine",
         batch_size: Any = "auto",

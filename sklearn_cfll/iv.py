@@ -58,15 +58,15 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Ridge of stage 2: in the training relative to the mean feature energy, in the
         final solve relative to each feature's variance. There the columns that a
         ``SmallMLP`` appends to its features are all but spared (a millionth). "auto" is
-        0.001 in the training; in the end it is chosen of a path by the errors of stage
-        2 on the rows that the members haven't seen, or by generalised cross-validation
-        where there are none.
+        0.001 in the training; in the end it is the largest of a path whose error of
+        stage 2, on the rows that the members haven't seen, is within one standard error
+        of the least; or the best by generalised cross-validation where there are none.
     instrument_alpha : float or "auto", default="auto"
-        Ridge of stage 1, likewise, by the errors of stage 1.
-    prox : float or (start, end), default=(0.3, 10.0)
+        Ridge of stage 1, likewise, but that with the least error of stage 1.
+    prox : float or (start, end), default=(1.0, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
-    instrument_prox : float or (start, end), default=(0.3, 10.0)
+    instrument_prox : float or (start, end), default=(1.0, 10.0)
         That of stage 1's head.
     n_estimators : int or "auto", default="auto"
         Members. "auto" is 5; they are trained together, at less than the price of as
@@ -79,11 +79,11 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     optimizer : str, class or callable, default="adamw"
         As in :class:`CFLLRegressor`.
     lr : float or "auto", default="auto"
-        Rate of the networks' steps; "auto" is half of what it is in
-        :class:`CFLLRegressor`, 0.01 for the Adam family. It rises over the first
-        twenty steps.
-    weight_decay : float, default=None
-        Of the optimizer; None leaves it to the optimizer.
+        Rate of the networks' steps; "auto" is what it is in :class:`CFLLRegressor`,
+        0.02 for the Adam family. It rises over the first twenty steps.
+    weight_decay : float, None or "auto", default="auto"
+        Of the optimizer; None leaves it to the optimizer. "auto" is 0.3 with "adamw",
+        and None with others.
     optimizer_params : dict, default=None
         Further arguments of the optimizer.
     lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
@@ -94,8 +94,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         by the loss of stage 1, then one on the others by that of stage 2, with exact
         heads; the proxes are not used.
     max_epochs : int or "auto", default="auto"
-        Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows, and
-        800 for 5,000 rows or more; with "full", 100 rounds.
+        Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows,
+        and 800 for 5,000 rows or more; with "full", 100 rounds.
     validation_fraction : float or "auto", default="auto"
         Share of the rows that a member's networks don't see, each member others. The
         diagnostics and the ridges come from predictions of these; the final heads are

@@ -27,7 +27,7 @@ def with_ones(columns):
 
 
 def ridge_by_hand(features, targets, penalty, weight=None):
-    """Solve the normal equations of features and a constant, with weights of sum one."""
+    """Solve the normal equations of features and a constant, of weights of sum one."""
     weight = torch.ones(len(features)) if weight is None else weight
     share = (weight / weight.sum()).double()[:, None]
     design = with_ones(features)
