@@ -140,6 +140,7 @@ def read_instruments(
             instruments,
             dtype=np.float64,
             ensure_2d=False,
+            allow_nd=True,
             ensure_min_samples=0,
             input_name="instruments",
             estimator=estimator,
