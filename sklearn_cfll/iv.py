@@ -173,7 +173,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     >>> random = np.random.default_rng(0)
     >>> Z, hidden = random.normal(size=(2, 1000))
     >>> x = Z + hidden
-    >>> y = np.abs(x) - 2 * hidden + 0.1 * random.normal(size=1000)
+    >>> y = np.abs(x) - hidden + 0.1 * random.normal(size=1000)
     >>> model = CFLLIVRegressor(random_state=0).fit(x[:, None], y, instruments=Z)
     >>> bool(model.score(x[:, None], np.abs(x)) > 0.8)
     True
