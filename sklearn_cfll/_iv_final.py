@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._final import ALPHA_PATH, largest_of_the_best
+from sklearn_cfll._final import largest_of_the_best
 from sklearn_cfll._iv_network import IVEnsemble, IVNetwork
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll.functional.instrument import StageRidge, deviation_of
@@ -133,29 +133,55 @@ class ExactStages:
         """
         if not isinstance(alpha, str):
             return float(alpha)
+        second = parts is second_parts
+        alphas = defaults.ALPHAS if second else defaults.INSTRUMENT_ALPHAS
         if held_out is None:
             errors: Any = 0.0
             for ridge in ridges:
-                own = ridge.generalized_errors(ALPHA_PATH, self.unit)
+                own = ridge.generalized_errors(alphas, self.unit)
                 errors = errors + _relative(own, ridge, outputs) / len(ridges)
-            return ALPHA_PATH[int(largest_of_the_best(errors)[0])]
+            return alphas[int(largest_of_the_best(errors)[0])]
         found, weights = [], []
         networks = self.ensemble.networks
         for network, ridge, rows in zip(networks, ridges, held_out, strict=True):
             some = rows.evenly(defaults.DIAGNOSTIC_ROWS)
             for features, targets, weight in parts(network, some):
                 targets = targets.to(ridge.unit)
-                squares = ridge.squares(features, targets, ALPHA_PATH)
+                squares = ridge.squares(features, targets, alphas)
                 each = [_relative(one, ridge, outputs)[:, 0] for one in squares]
                 found.append(torch.stack(each))
                 weights.append(targets.new_ones(len(targets)))
                 if weight is not None:
                     weights[-1] = weight.to(targets)
-        one_error = parts is second_parts
-        chosen = largest_within(
-            torch.cat(found, 1), torch.cat(weights), one_error=one_error
-        )
-        return ALPHA_PATH[chosen]
+        extra = self._disagreement(ridges, held_out) if second else None
+        chosen = largest_within_error(torch.cat(found, 1), torch.cat(weights), extra)
+        return alphas[chosen]
+
+    def _disagreement(
+        self, ridges: list[StageRidge], held_out: list[StageRows]
+    ) -> Tensor:
+        """Variance (n_alphas,) of the members' structural predictions of a row.
+
+        What instruments tell of f is a mean of it over the treatment. A ridge too small
+        fits that mean, on unseen rows too, by an f that swings about it, each member's
+        its own way.
+        """
+        networks = self.ensemble.networks
+        total, n_rows = torch.zeros(len(defaults.ALPHAS)).to(ridges[0].unit), 0
+        if len(networks) == 1:
+            return total
+        for rows in held_out:
+            some = rows.evenly(defaults.DIAGNOSTIC_ROWS // len(held_out))
+            for chunk in some.chunks(len(networks) * len(networks[0].second.weight)):
+                predictions = torch.stack(
+                    [
+                        ridge.predictions(network.structural(chunk), defaults.ALPHAS)
+                        for network, ridge in zip(networks, ridges, strict=True)
+                    ]
+                )
+                total += predictions.var(0).sum((1, 2))
+                n_rows += len(chunk)
+        return total / n_rows
 
     def warn_if_flat(self) -> None:
         """Warn where stage 1 predicts the same for all rows."""
@@ -211,31 +237,32 @@ def plain_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:
         yield network.structural(chunk), chunk.targets, chunk.weight
 
 
-def largest_within(errors: Tensor, weight: Tensor, *, one_error: bool) -> int:
-    """Row of the largest alpha that is as good as the best.
+def largest_within_error(
+    losses: Tensor, weight: Tensor, extra: Tensor | None = None
+) -> int:
+    """Row of the largest alpha whose loss is within a standard error of the least.
 
     Parameters
     ----------
-    errors : Tensor of shape (n_alphas, n)
+    losses : Tensor of shape (n_alphas, n)
         Of rows that weren't seen.
     weight : Tensor of shape (n,)
-    one_error : bool
-        Whether as good means within one standard error of the difference, row by row;
-        else to a thousandth.
+    extra : Tensor of shape (n_alphas,), default=None
+        What is added to the mean losses.
 
     References
     ----------
     Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", Wadsworth
-    1984: the rule of one standard error, for which a paired difference stands here.
+    1984: the rule of one standard error, here that of the difference row by row.
     """
     share = weight / weight.sum()
-    mean = errors @ share
-    if not one_error:
-        return int(largest_of_the_best(mean[:, None])[0])
-    gap = errors - errors[mean.argmin()]
-    excess = gap @ share
-    spread = ((gap - excess[:, None]).square() @ share.square()).sqrt()
-    return int((excess <= spread).nonzero()[-1])
+    mean = losses @ share
+    score = mean if extra is None else mean + extra
+    best = score.argmin()
+    gap = losses - losses[best]
+    spread = gap - (mean - mean[best])[:, None]
+    error = (spread.square() @ share.square()).sqrt()
+    return int((score - score[best] <= error).nonzero()[-1])
 
 
 def _relative(errors: Tensor, ridge: StageRidge, outputs: slice) -> Tensor:

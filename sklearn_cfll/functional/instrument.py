@@ -156,6 +156,11 @@ class StageRidge:
         projected = self.path.project(features.to(self.unit) / self.unit)
         return PathErrors(self.path).squares(projected, targets, alphas)
 
+    def predictions(self, features: Tensor, alphas: Sequence[float]) -> Tensor:
+        """Predictions (n_alphas, n, k) of each alpha's head on rows."""
+        projected = self.path.project(features.to(self.unit) / self.unit)
+        return torch.stack([self.path.predict(projected, alpha) for alpha in alphas])
+
     def generalized_errors(self, alphas: Sequence[float], unit: float = 1.0) -> Tensor:
         """Generalised cross-validation's errors (n_alphas, k).
 
