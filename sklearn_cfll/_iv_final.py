@@ -76,7 +76,7 @@ class ExactStages:
         first = self._ridges(rows, first_parts, "free_first")
         outputs = slice(0, networks[0].first.weight.shape[1])
         self.instrument_alpha = self._chosen(
-            self.instrument_alpha, first, held_out, first_parts, outputs
+            self.instrument_alpha, first, rows, held_out, first_parts, outputs
         )
         for network, ridge in zip(networks, first, strict=True):
             weight, bias = ridge.solve(self.instrument_alpha)
@@ -90,7 +90,7 @@ class ExactStages:
         units = [deviation_of(ridge.moments) for ridge in plain]
         self.ridges = self._ridges(rows, second_parts, "free_second", units)
         self.alpha = self._chosen(
-            self.alpha, self.ridges, held_out, second_parts, slice(0, 1)
+            self.alpha, self.ridges, rows, held_out, second_parts, slice(0, 1)
         )
         for network, ridge, own in zip(networks, self.ridges, plain, strict=True):
             network.second.weight, network.second.bias = ridge.solve(self.alpha)
@@ -123,6 +123,7 @@ class ExactStages:
         self,
         alpha: Any,
         ridges: list[StageRidge],
+        rows: list[StageRows],
         held_out: list[StageRows] | None,
         parts: Parts,
         outputs: slice,
@@ -140,11 +141,13 @@ class ExactStages:
             for ridge in ridges:
                 own = ridge.generalized_errors(alphas, self.unit)
                 errors = errors + _relative(own, ridge, outputs) / len(ridges)
+            if second:
+                errors = errors + self._disagreement(ridges, rows)[:, None]
             return alphas[int(largest_of_the_best(errors)[0])]
         found, weights = [], []
         networks = self.ensemble.networks
-        for network, ridge, rows in zip(networks, ridges, held_out, strict=True):
-            some = rows.evenly(defaults.DIAGNOSTIC_ROWS)
+        for network, ridge, own_rows in zip(networks, ridges, held_out, strict=True):
+            some = own_rows.evenly(defaults.DIAGNOSTIC_ROWS)
             for features, targets, weight in parts(network, some):
                 targets = targets.to(ridge.unit)
                 squares = ridge.squares(features, targets, alphas)
@@ -157,9 +160,7 @@ class ExactStages:
         chosen = largest_within_error(torch.cat(found, 1), torch.cat(weights), extra)
         return alphas[chosen]
 
-    def _disagreement(
-        self, ridges: list[StageRidge], held_out: list[StageRows]
-    ) -> Tensor:
+    def _disagreement(self, ridges: list[StageRidge], rows: list[StageRows]) -> Tensor:
         """Variance (n_alphas,) of the members' structural predictions of a row.
 
         What instruments tell of f is a mean of it over the treatment. A ridge too small
@@ -170,8 +171,8 @@ class ExactStages:
         total, n_rows = torch.zeros(len(defaults.ALPHAS)).to(ridges[0].unit), 0
         if len(networks) == 1:
             return total
-        for rows in held_out:
-            some = rows.evenly(defaults.DIAGNOSTIC_ROWS // len(held_out))
+        for part in rows:
+            some = part.evenly(defaults.DIAGNOSTIC_ROWS // len(rows))
             for chunk in some.chunks(len(networks) * len(networks[0].second.weight)):
                 predictions = torch.stack(
                     [

@@ -61,8 +61,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         millionth). "auto" is 0.001 in the training. In the end it is the largest of a
         path, from 1e-7 to 1e3, that is within one standard error of the best: by the
         squared errors of stage 2 on the rows that the members haven't seen, and the
-        variance among the members' structural predictions; or the best by generalised
-        cross-validation where no rows were held out.
+        variance among the members' structural predictions. Where no rows were held out
+        generalised cross-validation stands for the errors, and the best is taken.
     instrument_alpha : float or "auto", default="auto"
         Ridge of stage 1, likewise, by the errors of stage 1 alone, from 1e-5 to 1e3.
     prox : float or (start, end), default=(1.0, 10.0)

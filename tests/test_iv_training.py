@@ -14,7 +14,8 @@ from small_models import draw
 from torch import nn
 from torch.testing import assert_close
 
-from sklearn_cfll import CFLLIVRegressor, CFLLRegressor, SmallMLP, TorchBackbone
+from sklearn_cfll import MLP, CFLLIVRegressor, CFLLRegressor, SmallMLP, TorchBackbone
+from sklearn_cfll._iv_final import largest_within_error
 from sklearn_cfll._iv_problem import IVProblem
 from sklearn_cfll._iv_stacks import Stack, StackedLinear
 from sklearn_cfll.functional.instrument import combine_features, solve_two_stages
@@ -30,38 +31,67 @@ def error_of(model, truth=None):
 # What is learnt ---------------------------------------------------------------------
 
 
+def demand(n_rows, seed):
+    """Draw a slope that varies with an exogenous column, and strong confounding."""
+    random = np.random.default_rng(seed)
+    own_Z, w, v = random.normal(size=(3, n_rows))
+    x = own_Z + 0.5 * w + v
+    f = np.sin(w) * x + w
+    return np.column_stack([x, w]), own_Z, f + 2 * v, f
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_the_structural_function_is_found_where_a_plain_fit_is_confounded(seed):
-    own_X, own_Z, y, f = confounded(1000, seed=seed)
-    model = CFLLIVRegressor(endogenous=[0], random_state=seed)
+    own_X, own_Z, y, f = demand(400, seed)
+    model = CFLLIVRegressor(endogenous=[0], max_epochs=60, random_state=seed)
     model.fit(own_X, y, instruments=own_Z)
-    plain = CFLLRegressor(random_state=seed).fit(own_X, y)
+    plain = CFLLRegressor(MLP(width=32), max_epochs=10, random_state=seed)
+    plain.fit(own_X, y)
     error, confused = (np.mean((m.predict(own_X) - f) ** 2) for m in (model, plain))
-    assert error < 0.2 < 5 * error < confused
+    assert 3 * error < confused
 
 
 def test_several_endogenous_columns_and_none_that_is_exogenous():
     random = np.random.default_rng(0)
-    own_Z = random.normal(size=(800, 3))
-    hidden = random.normal(size=800)
+    own_Z = random.normal(size=(400, 3))
+    hidden = random.normal(size=400)
     own_X = own_Z[:, :2] + 0.3 * own_Z[:, 2:] + 0.7 * hidden[:, None]
     f = np.tanh(2 * own_X[:, 0]) - own_X[:, 1]
-    model = CFLLIVRegressor(random_state=0).fit(own_X, f + hidden, instruments=own_Z)
-    plain = CFLLRegressor(random_state=0).fit(own_X, f + hidden)
+    model = CFLLIVRegressor(max_epochs=40, random_state=0)
+    model.fit(own_X, f + 2 * hidden, instruments=own_Z)
+    plain = CFLLRegressor(MLP(width=32), max_epochs=10, random_state=0)
+    plain.fit(own_X, f + 2 * hidden)
     errors = [np.mean((m.predict(own_X) - f) ** 2) for m in (model, plain)]
-    assert errors[0] < 0.1 < 0.3 * errors[1] + 0.1
+    assert 3 * errors[0] < errors[1]
     assert model.network_.networks[0].covariate is None
 
 
-def test_linear_data_need_no_more_than_two_stage_least_squares():
+def test_linear_data_are_fitted_as_by_two_stage_least_squares():
     random = np.random.default_rng(0)
-    own_Z, hidden = random.normal(size=(500, 1)), random.normal(size=500)
+    own_Z, hidden = random.normal(size=(400, 1)), random.normal(size=400)
     x = own_Z[:, 0] + hidden
-    y = 2 * x - 3 * hidden
-    model = CFLLIVRegressor(random_state=0).fit(x[:, None], y, instruments=own_Z)
+    y = 2 * x - 3 * hidden + 0.1 * random.normal(size=400)
+    model = CFLLIVRegressor(max_epochs=40, random_state=0)
+    model.fit(x[:, None], y, instruments=own_Z)
     slope = np.cov(own_Z[:, 0], y)[0, 1] / np.cov(own_Z[:, 0], x)[0, 1]
     ends = model.predict(np.array([[-1.0], [1.0]]))
-    assert (ends[1] - ends[0]) / 2 == pytest.approx(slope, abs=0.2)
+    assert (ends[1] - ends[0]) / 2 == pytest.approx(slope, abs=0.1)
+
+
+def test_members_that_disagree_ask_for_a_larger_ridge():
+    errors = torch.tensor([[1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [3.0, 3.0, 3.0]]).double()
+    weight = torch.ones(3).double()
+    assert largest_within_error(errors, weight) == 0
+    extra = torch.tensor([0.5, 0.0, 0.0]).double()
+    assert largest_within_error(errors, weight, extra) == 1
+
+
+def test_the_largest_ridge_within_a_standard_error_is_chosen():
+    even = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.5, 1.5, 0.8, 0.6]]).double()
+    weight = torch.ones(4).double()
+    assert largest_within_error(even, weight) == 1  # 0.1 more, give or take 0.2
+    heavy = torch.tensor([10.0, 10.0, 1.0, 1.0]).double()
+    assert largest_within_error(even, heavy) == 0
 
 
 # Final heads ------------------------------------------------------------------------
@@ -84,10 +114,15 @@ def test_the_final_heads_are_the_exact_ones_of_the_features():
         psi, phi = network.treatment(columns[:, :1]), network.instrument(columns[:, 1:])
         chi = network.covariate(columns[:, 1:2])
     targets = torch.as_tensor((Y - Y.mean()) / Y.std())[:, None]
-    heads = solve_two_stages(
-        phi, psi, targets, covariates=chi, alpha=0.1, instrument_alpha=0.2
-    )
-    predictions = combine_features(psi, chi) @ heads.weight + heads.bias
+    # The ridge of stage 2 is measured by the features at the actual treatment.
+    first = solve_two_stages(phi, psi, targets, instrument_alpha=0.2)
+    predicted = combine_features(phi @ first.first_weight + first.first_bias, chi)
+    actual = combine_features(psi, chi)
+    unit = actual.std(0, correction=0)
+    centred = predicted - predicted.mean(0)
+    gram = centred.mT @ centred / len(X) + 0.1 * torch.diag(unit.square())
+    slopes = torch.linalg.solve(gram, centred.mT @ targets / len(X))
+    predictions = (actual - predicted.mean(0)) @ slopes
     expected = predictions[:, 0].numpy() * Y.std() + Y.mean()
     assert_allclose(model.predict(X), expected, rtol=1e-8)
     assert (model.alpha_, model.instrument_alpha_) == (0.1, 0.2)
@@ -226,12 +261,13 @@ def test_a_user_s_module_is_copied():
     assert not torch.allclose(moved, before["0.weight"].double())
 
 
+@pytest.mark.filterwarnings("ignore:the instruments are weak")  # rows are few
 @pytest.mark.parametrize("params", [{}, {"batch_size": "full"}], ids=["batch", "full"])
 def test_integer_weights_are_repeated_rows_where_a_batch_is_all_rows(params):
     n = 30
     weight = np.random.default_rng(0).integers(0, 3, size=n)
     rows = np.repeat(np.arange(n), weight)
-    model = small(max_epochs=5, batch_size=100, n_estimators=1)
+    model = small(max_epochs=5, batch_size=100, alpha=0.1, instrument_alpha=0.1)
     model.set_params(**params)
     weighted = copy.deepcopy(model).fit(
         X[:n], Y[:n], instruments=Z[:n], sample_weight=weight
@@ -256,7 +292,6 @@ def test_the_history_tells_of_each_epoch():
 
 def test_full_batches_are_rounds_on_both_stages():
     model = small(batch_size="full", max_epochs=30).fit(X, Y, instruments=Z)
-    assert error_of(model) < 0.5 * np.var(Y - F)
     rows = model.history_
     assert len(rows) == 30
     assert rows[-1]["stage1_loss"] < rows[0]["stage1_loss"]
@@ -269,10 +304,12 @@ def test_full_batches_with_a_line_search():
 
 
 def test_the_stages_may_train_on_halves_of_their_own():
-    model = small(max_epochs=60, sample_splitting=True).fit(X, Y, instruments=Z)
-    assert error_of(model) < 0.5 * np.var(Y - F)
-    full = small(max_epochs=10, sample_splitting=True, batch_size="full")
-    assert error_of(full.fit(X, Y, instruments=Z)) < np.var(Y - F)
+    own_X, own_Z, y, f = demand(400, 0)
+    for params in ({"max_epochs": 60}, {"max_epochs": 10, "batch_size": "full"}):
+        model = small(sample_splitting=True, **params)
+        model.fit(own_X, y, instruments=own_Z)
+        error = np.mean((model.predict(own_X) - f) ** 2)
+        assert 3 * error < np.mean((y - f) ** 2)
 
 
 def test_where_there_is_nothing_to_train_nothing_is_trained():
