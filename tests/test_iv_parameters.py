@@ -64,6 +64,7 @@ def test_every_parameter_is_tried():
     assert set(OTHER_VALUES) | {"device", "verbose"} == set(parameters())
 
 
+@pytest.mark.filterwarnings("ignore:the instruments are weak for x1")  # as they are
 @pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - WITHOUT_EFFECT))
 def test_a_parameter_changes_the_fit(fitted, name):
     model = small(**{name: OTHER_VALUES[name]}).fit(X, Y, instruments=Z)
@@ -75,10 +76,12 @@ def test_a_parameter_changes_the_fit(fitted, name):
 def test_clone_keeps_a_parameter(name):
     value = OTHER_VALUES[name]
     copied = getattr(clone(CFLLIVRegressor(**{name: value})), name)
-    described = [
-        v.get_params() if hasattr(v, "get_params") else v for v in (value, copied)
-    ]
-    assert described[0] == described[1] != parameters()[name]
+    if hasattr(value, "get_params"):
+        assert type(copied) is type(value)
+        value, copied = value.get_params(), copied.get_params()
+        assert copied == value
+    else:
+        assert copied == value != parameters()[name]
 
 
 def test_a_larger_alpha_makes_a_smaller_head():
@@ -203,7 +206,7 @@ def test_instruments_that_are_not_asked_for_are_refused(routing):
 
 def test_weak_instruments_are_told():
     random = np.random.default_rng(3)
-    weak = random.normal(size=(400, 1)) + 0.05 * X[:, :1]
+    weak = random.normal(size=(400, 1))
     message = (
         r"\Athe instruments are weak for x0 \(F .*\): the first stage's F is below"
     )
