@@ -105,7 +105,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         members or more leave no row out; below 300 rows it is 0. Where nothing is
         trained no rows are held out.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Precision of the networks. "auto" is float64 for up to 1,000 rows, and where
+        Precision of the networks. "auto" is float64 for fewer than 300 rows, and where
         nothing is trained. The heads are solved in float64 anyhow.
     device : str or torch.device, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
@@ -123,7 +123,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         ``transform(X) @ coef_ + intercept_``.
     intercept_ : float
         In the units of y.
-    coef_std_ : array like coef_
+    coef_std_ : array of the same shape
         Standard errors, those of two-stage least squares, given the networks.
     intercept_std_ : float
         Standard error of the intercept.
