@@ -57,7 +57,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     alpha : float or "auto", default="auto"
         Ridge of stage 2: in the training relative to the mean feature energy, in the
         final solve relative to each feature's variance at the actual treatment. There
-        the columns that a ``SmallMLP`` appends to its features are all but spared (a
+        the columns that a ``SmallMLP`` appends to its features, and those of an
+        ``Identity`` beside networks that are trained, are all but spared (a
         millionth). "auto" is 0.001 in the training. In the end it is the largest of a
         path, from 1e-7 to 1e3, that is within one standard error of the best: by the
         squared errors of stage 2 on the rows that the members haven't seen, and the
@@ -117,8 +118,9 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     Attributes
     ----------
     coef_ : array of shape (n_features,) or (d,)
-        Where the model is linear in the columns (no trained features, columns side by
-        side) a coefficient for each column of X, in the units of y and X. Else the
+        Where f is linear in the columns (``Identity`` backbones of the treatment and of
+        the covariates, side by side) a coefficient for each column of X, in the units
+        of y and X, whether or not the instrument networks are trained. Else the
         weights of the members' stage-2 heads, in the units of y: predictions are
         ``transform(X) @ coef_ + intercept_``.
     intercept_ : float
