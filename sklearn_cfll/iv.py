@@ -38,8 +38,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         that suits their number. All backbones get columns that are standardised. A
         module instance is copied in fit, with its weights.
         ``TorchBackbone(torch.nn.Identity)`` gives the columns themselves: with it in
-        all places, ``combine="concatenate"`` and both alphas 0 the fit is two-stage
-        least squares.
+        all places, ``combine="concatenate"`` and alphas 0 it is two-stage least squares.
     instrument_backbone : as backbone, default=None
         The instrument network phi, of the exogenous columns of X and the instruments,
         in this order.
@@ -111,7 +110,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     device : str or torch.device, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     random_state : int, RandomState or None, default=None
-        Seeds the weights, the order of the rows, the held-out rows and the halves.
+        Seeds weights, the order of the rows, folds and halves.
     verbose : int, default=0
         1 prints a line for each epoch.
 
