@@ -38,7 +38,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         that suits their number. All backbones get columns that are standardised. A
         module instance is copied in fit, with its weights.
         ``TorchBackbone(torch.nn.Identity)`` gives the columns themselves: with it in
-        all places, ``combine="concatenate"`` and alphas 0 it is two-stage least squares.
+        all places, ``combine="concatenate"`` and alphas 0 it is linear 2SLS.
     instrument_backbone : as backbone, default=None
         The instrument network phi, of the exogenous columns of X and the instruments,
         in this order.
