@@ -3,11 +3,13 @@
 from sklearn_cfll.backbones import TorchBackbone
 from sklearn_cfll.classifier import CFLLClassifier
 from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.iv import CFLLIVRegressor
 from sklearn_cfll.kalman import KalmanUpdate
 from sklearn_cfll.mlp import MLP
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.persistence import load, save
 from sklearn_cfll.regressor import CFLLRegressor
+from sklearn_cfll.small_mlp import SmallMLP
 from sklearn_cfll.updates import (
     BatchRidgeUpdate,
     HeadUpdate,
@@ -21,6 +23,7 @@ __all__ = [
     "MLP",
     "BatchRidgeUpdate",
     "CFLLClassifier",
+    "CFLLIVRegressor",
     "CFLLNet",
     "CFLLRegressor",
     "ClosedFormHead",
@@ -28,6 +31,7 @@ __all__ = [
     "KalmanUpdate",
     "ProximalUpdate",
     "RunningAverageUpdate",
+    "SmallMLP",
     "TorchBackbone",
     "load",
     "save",

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._codec import Reader, name_of
 from sklearn_cfll._modules import ModuleReader, ModuleWriter, net_of
+from sklearn_cfll.iv import CFLLIVRegressor
 
 _FORMAT = "sklearn_cfll"
+_ESTIMATORS = (BaseCFLL, CFLLIVRegressor)
 _VERSION = 1
 
 
-def save(estimator: BaseCFLL, path: str | os.PathLike[str]) -> None:
+def save(estimator: BaseCFLL | CFLLIVRegressor, path: str | os.PathLike[str]) -> None:
     """Write a fitted estimator to a file.
 
     The file is one of safetensors: all arrays, and in its metadata the parameters and
@@ -34,7 +36,7 @@ def save(estimator: BaseCFLL, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    estimator : CFLLRegressor or CFLLClassifier
+    estimator : CFLLRegressor, CFLLClassifier or CFLLIVRegressor
         Fitted.
     path : str or path-like
         An existing file is replaced once the new one is complete.
@@ -56,9 +58,9 @@ def save(estimator: BaseCFLL, path: str | os.PathLike[str]) -> None:
     >>> bool((load(path).predict_proba(X) == model.predict_proba(X)).all())
     True
     """
-    if not isinstance(estimator, BaseCFLL):
+    if not isinstance(estimator, _ESTIMATORS):
         raise TypeError(
-            f"save takes a CFLLRegressor or a CFLLClassifier, got "
+            "save takes a CFLLRegressor, a CFLLClassifier or a CFLLIVRegressor, got "
             f"{type(estimator).__name__}; a pipeline's other steps are saved apart."
         )
     check_is_fitted(estimator)
@@ -117,7 +119,7 @@ def load(
 
     Returns
     -------
-    estimator : CFLLRegressor or CFLLClassifier
+    estimator : CFLLRegressor, CFLLClassifier or CFLLIVRegressor
         Its predictions on the same kind of device are the same to the bit.
 
     Raises
@@ -140,12 +142,16 @@ def load(
         ) from error
 
 
-def _rebuilt(described: Any, reader: Reader, device: torch.device) -> BaseCFLL:
+def _rebuilt(described: Any, reader: Reader, device: torch.device) -> Any:
     cls = reader.find(described["estimator"])
-    if not (isinstance(cls, type) and issubclass(cls, BaseCFLL)):
+    if not (isinstance(cls, type) and issubclass(cls, _ESTIMATORS)):
         raise ValueError(f"the file names {described['estimator']}, no estimator.")
-    estimator: BaseCFLL = cls.__new__(cls)
+    estimator: Any = cls.__new__(cls)
     state = reader.read(described["state"])
+    if isinstance(estimator, CFLLIVRegressor):
+        estimator.__dict__.update(state)
+        estimator._move_to(device)
+        return estimator
     network = state.pop("net_")
     estimator.__dict__.update(state)
     net = net_of(estimator, network)

@@ -189,11 +189,13 @@ class RidgePath:
     Parameters
     ----------
     moments : Moments
+    energy : Tensor of shape (), default=None
+        What ``alpha`` is relative to; None is the mean feature energy.
     """
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments, energy: Tensor | None = None) -> None:
         self.moments = moments
-        self.energy = moments.energy
+        self.energy = moments.energy if energy is None else energy
         # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
         weight_sum = moments.weight_sum_or_tiny
         gram = (moments.gram / weight_sum).to("cpu", torch.float64)
@@ -249,6 +251,14 @@ class RidgePath:
         """Eigenvalues (d, 1) or (d, k) of the inverse of the penalised Gram matrix."""
         shifted = self._shifted(alpha)
         return torch.where(shifted > self.floor, 1 / shifted, 0.0)
+
+    def gram_inverse(self, alpha: float) -> Tensor:
+        """Inverse (d, d) of the penalised Gram matrix of rows whose weights sum to one.
+
+        Directions that the data don't span to rounding are left out at alpha 0.
+        """
+        inverse: Tensor = (self.vectors * self.inverse(alpha).mT) @ self.vectors.mT
+        return inverse
 
     def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
         """Generalised cross-validation's estimate of the mean squared error.

@@ -1,0 +1,235 @@
+"""Which columns are endogenous, and what the instruments are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import _get_feature_names, check_array
+
+from sklearn_cfll._validation import numbers_wanted
+
+# Columns whose correlation is one to rounding are the same, but for shift and scale.
+_SAME = 1 - 1e-12
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Roles of the columns of X and of the instruments.
+
+    Attributes
+    ----------
+    endogenous, exogenous : int array
+        Of X, in X's order.
+    instruments : int array
+        Those that aren't exogenous columns of X as well.
+    n_instruments : int
+        Columns that were given.
+    instrument_names : array of str or None
+    """
+
+    endogenous: NDArray[np.intp]
+    exogenous: NDArray[np.intp]
+    instruments: NDArray[np.intp]
+    n_instruments: int
+    instrument_names: NDArray[Any] | None
+
+    def name_of_instrument(self, index: int) -> str:
+        """Name of one of the instruments given."""
+        names = self.instrument_names
+        return f"z{index}" if names is None else str(names[index])
+
+
+def find_endogenous(
+    endogenous: Any, n_columns: int, names: NDArray[Any] | None
+) -> NDArray[np.intp]:
+    """Give the indices of the endogenous columns.
+
+    Parameters
+    ----------
+    endogenous : None, str, int, sequence of str or int, or boolean mask
+        None is all columns.
+    n_columns : int
+        Of X.
+    names : array of str or None
+        Of X's columns.
+    """
+    if endogenous is None:
+        return np.arange(n_columns)
+    wanted = np.atleast_1d(np.asarray(endogenous))
+    if wanted.ndim > 1:
+        raise ValueError(
+            f"endogenous must be names, indices or a mask of one axis, got an array of "
+            f"shape {wanted.shape}."
+        )
+    if wanted.dtype.kind == "b":
+        index = _of_mask(wanted, n_columns)
+    elif wanted.dtype.kind in "iu":
+        index = _of_numbers(wanted, n_columns)
+    elif wanted.size == 0:
+        index = np.empty(0, dtype=np.intp)
+    elif all(isinstance(name, str) for name in wanted.tolist()):
+        index = _of_names(wanted.tolist(), names)
+    else:
+        raise TypeError(
+            f"endogenous must be None, names, indices or a boolean mask of X's "
+            f"columns, got {endogenous!r}."
+        )
+    if index.size == 0:
+        raise ValueError(
+            "endogenous names no column, so that there is nothing to instrument; name "
+            "the columns that are correlated with the error, or use CFLLRegressor."
+        )
+    return np.unique(index)
+
+
+def _of_mask(mask: NDArray[Any], n_columns: int) -> NDArray[np.intp]:
+    if len(mask) != n_columns:
+        raise ValueError(
+            f"endogenous is a mask of {len(mask)} values but X has {n_columns} "
+            "columns; pass one value for each column."
+        )
+    return np.flatnonzero(mask)
+
+
+def _of_numbers(index: NDArray[Any], n_columns: int) -> NDArray[np.intp]:
+    outside = index[(index >= n_columns) | (index < -n_columns)]
+    if outside.size:
+        raise ValueError(
+            f"endogenous holds the index {outside[0]} but X has {n_columns} columns; "
+            f"pass indices from 0 to {n_columns - 1}."
+        )
+    return (index % n_columns).astype(np.intp)
+
+
+def _of_names(wanted: list[str], names: NDArray[Any] | None) -> NDArray[np.intp]:
+    if names is None:
+        raise ValueError(
+            f"endogenous names the column {wanted[0]!r} but X has no column names; "
+            "pass a data frame, or indices."
+        )
+    known = list(names)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(
+            f"endogenous names the column {unknown[0]!r}, which X does not have; its "
+            f"columns are {known}."
+        )
+    return np.array([known.index(name) for name in wanted], dtype=np.intp)
+
+
+def read_instruments(
+    estimator: Any, instruments: Any, n_rows: int
+) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    """Check the instruments: numbers, one row a sample; give their names, too."""
+    if instruments is None:
+        raise ValueError(
+            "instruments is missing: pass instruments=Z, an array or a frame of one "
+            "row a sample, whose columns move the endogenous columns of X and have no "
+            "other effect on y. In a pipeline or a search call "
+            "set_fit_request(instruments=True) with metadata routing enabled."
+        )
+    names = _get_feature_names(instruments)
+    if names is None and isinstance(getattr(instruments, "name", None), str):
+        names = np.array([instruments.name], dtype=object)
+    cure = "encode text, by OneHotEncoder for example"
+    with numbers_wanted("instruments", cure):
+        Z = check_array(
+            instruments,
+            dtype=np.float64,
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_min_samples=0,
+            input_name="instruments",
+            estimator=estimator,
+        )
+    Z = Z[:, None] if Z.ndim == 1 else Z
+    if Z.ndim != 2:
+        raise ValueError(
+            f"instruments has shape {Z.shape}; pass (n_samples, n_instruments)."
+        )
+    if len(Z) != n_rows:
+        raise ValueError(
+            f"instruments has {len(Z)} rows but X has {n_rows}; pass one row of "
+            "instruments for each sample."
+        )
+    return Z, names
+
+
+def assign_columns(
+    endogenous: NDArray[np.intp],
+    X: NDArray[np.float64],
+    Z: NDArray[np.float64],
+    names: NDArray[Any] | None,
+) -> Columns:
+    """Give each column its role, and see that the instruments can do their work.
+
+    Parameters
+    ----------
+    endogenous : int array
+    X, Z : array of shape (n, ...)
+        The rows that have weight.
+    names : array of str or None
+        Of the instruments.
+    """
+    exogenous = np.setdiff1d(np.arange(X.shape[1]), endogenous)
+    every = Columns(endogenous, exogenous, np.arange(Z.shape[1]), Z.shape[1], names)
+    constant = np.flatnonzero(Z.max(0) == Z.min(0))
+    if constant.size:
+        name = every.name_of_instrument(constant[0])
+        raise ValueError(
+            f"column {constant[0]} ({name}) of instruments is constant, so that it "
+            "moves nothing; leave it out (a constant is added anyhow)."
+        )
+    unit_Z, unit_X = _units(Z), _units(X[:, exogenous])
+    first, second = np.nonzero(np.triu(abs(unit_Z.T @ unit_Z) > _SAME, 1))
+    if first.size:
+        pair = [every.name_of_instrument(i) for i in (first[0], second[0])]
+        raise ValueError(
+            f"columns {first[0]} ({pair[0]}) and {second[0]} ({pair[1]}) of "
+            "instruments are the same, but for shift and scale; leave one of them out."
+        )
+    # Exogenous columns are their own instruments already.
+    excluded = ~(abs(unit_Z.T @ unit_X) > _SAME).any(1)
+    n_excluded, n_endogenous = int(excluded.sum()), len(endogenous)
+    if n_excluded < n_endogenous:
+        also = Z.shape[1] - n_excluded
+        aside = f" besides {also} that X's exogenous columns hold, too" if also else ""
+        raise ValueError(
+            f"instruments has {n_excluded} columns{aside} but {n_endogenous} columns "
+            "of X are endogenous; pass at least as many instruments, or name fewer "
+            "columns in endogenous."
+        )
+    return Columns(endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names)
+
+
+def read_instruments_again(
+    estimator: Any, columns: Columns, instruments: Any, n_rows: int
+) -> NDArray[np.float64]:
+    """Check instruments of further rows, which must be those of fit."""
+    Z, names = read_instruments(estimator, instruments, n_rows)
+    if Z.shape[1] != columns.n_instruments:
+        raise ValueError(
+            f"instruments has {Z.shape[1]} columns but fit had "
+            f"{columns.n_instruments}; pass the same ones."
+        )
+    known = columns.instrument_names
+    if names is not None and known is not None and list(names) != list(known):
+        raise ValueError(
+            f"instruments has the columns {list(names)} but fit had {list(known)}; "
+            "pass the same ones in the same order."
+        )
+    return Z
+
+
+def _units(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns of mean zero and norm one; constant ones are zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.abs(columns).max(0, initial=0.0)
+        scaled = columns / np.where(size > 0, size, 1.0)
+        centred = scaled - scaled.mean(0)
+        norm = np.linalg.norm(centred, axis=0)
+        spacing = np.finfo(float).eps * len(columns)
+        return np.where(norm > spacing, centred / np.where(norm > 0, norm, 1.0), 0.0)

@@ -1,0 +1,87 @@
+"""Settings of the instrumental variable regressor, each with what chose it."""
+
+from __future__ import annotations
+
+import math
+
+from sklearn_cfll.small_mlp import SmallMLP
+
+# Weight decay of AdamW: the loss on rows that members haven't seen was lowest with it.
+WEIGHT_DECAY = 0.3
+
+# Steps over which the rate rises: the first heads are solved on random features.
+WARM_UP_STEPS = 20
+
+# Ridges inside the training, relative to the mean feature energy.
+ALPHA_IN_TRAINING = 1e-3
+INSTRUMENT_ALPHA_IN_TRAINING = 1e-3
+
+# Pull of each batch's heads to the last ones, from the first step to the last.
+PROX = (1.0, 10.0)
+
+# An instrument network of three layers pays from here on.
+_LARGE_ROWS = 4000
+
+# An F statistic of the first stage below this makes an instrument weak: Staiger and
+# Stock, "Instrumental Variables Regression with Weak Instruments", Econometrica 65,
+# 1997; Stock and Yogo, "Testing for Weak Instruments in Linear IV Regression", in
+# Identification and Inference for Econometric Models, Cambridge 2005.
+WEAK_F = 10.0
+
+# A stage has memorised its rows if it leaves less than this share of what it leaves of
+# the variance of rows that it hasn't seen; honest fits of 1,000 rows leave more.
+MEMORISED = 0.5
+
+# Fewer held-out rows than this tell nothing of memorising, nor which ridge is best.
+FEW_HELD_OUT = 30
+
+# Smaller tables are used whole by every member.
+_HELD_OUT_ROWS = 300
+
+# Rows of the diagnostics at most, evenly spaced: they hold all features in memory.
+DIAGNOSTIC_ROWS = 50_000
+
+# Where no row was held out: folds in which heads predict rows they weren't solved on.
+FOLDS = 5
+
+# Steps on the instrument network for each one on the others where all rows make a
+# batch, and such rounds: those of the published method.
+FULL_BATCH_INSTRUMENT_STEPS = 20
+FULL_BATCH_ROUNDS = 100
+
+
+def treatment_backbone(n_columns: int) -> SmallMLP:
+    """Features of the endogenous columns; those of one column are not normalised."""
+    return SmallMLP((16, 4), normalize=n_columns > 1)
+
+
+def instrument_backbone(n_rows: int) -> SmallMLP:
+    """Features of the instruments and the exogenous columns."""
+    widths = (64, 32) if n_rows < _LARGE_ROWS else (128, 64, 32)
+    return SmallMLP(widths, normalize=True)
+
+
+def covariate_backbone() -> SmallMLP:
+    """Features of the exogenous columns."""
+    return SmallMLP((64, 32, 4), normalize=True)
+
+
+def batch_size(n_rows: int) -> int:
+    """Rows in a batch: all of few, and a quarter of many, 500 at most."""
+    return min(n_rows, 500, max(64, n_rows // 4))
+
+
+def max_epochs(n_rows: int, n_batches: int) -> int:
+    """Epochs: 400 steps for up to 1,000 rows, and 800 for 5,000 and more."""
+    steps = min(800, max(400, 400 + 400 * (n_rows - 1000) / 4000))
+    return max(1, math.ceil(steps / n_batches))
+
+
+def n_estimators(n_rows: int) -> int:
+    """Members: the mean of five errs less, and each row is unseen by one of them."""
+    return 5
+
+
+def validation_fraction(n_rows: int, n_estimators: int) -> float:
+    """Share of the rows that a member doesn't see: a fold each, a fifth at most."""
+    return min(0.2, 1 / n_estimators) if n_rows >= _HELD_OUT_ROWS else 0.0

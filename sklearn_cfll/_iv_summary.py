@@ -1,0 +1,132 @@
+"""The fitted model in words and numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+_WIDTH = 83
+
+
+def summarise(estimator: Any) -> str:
+    """Describe an instrumental variable regressor that was fitted.
+
+    Parameters
+    ----------
+    estimator : CFLLIVRegressor
+
+    Returns
+    -------
+    text : str
+    """
+    found = estimator.diagnostics_
+    lines = ["Instrumental variable regression (CFLLIVRegressor)", "=" * _WIDTH]
+    lines += _facts(estimator)
+    if estimator._is_linear:
+        lines += ["", *_coefficients(estimator)]
+    lines += ["", *_first_stage(found), "", *_tests(found)]
+    lines += ["", *_training(found)]
+    return "\n".join(lines)
+
+
+def _facts(estimator: Any) -> list[str]:
+    members = estimator.network_.networks
+    network = members[0]
+    q, p = network.first.weight.shape
+    d = len(network.second.weight)
+    names = estimator._names
+    exogenous = ", ".join(names["exogenous"]) or "none"
+    return [
+        f"endogenous:  {', '.join(names['endogenous'])}",
+        f"exogenous:   {exogenous}",
+        f"instruments: {', '.join(names['instruments'])}",
+        f"features:    {q} of instruments, {p} of the treatment, {d} in stage 2 "
+        f"({estimator.combine}); members: {len(members)}",
+        f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, stage 2 "
+        f"{estimator.alpha_:.3g}",
+    ]
+
+
+def _coefficients(estimator: Any) -> list[str]:
+    names = [*estimator._names["columns"], "intercept"]
+    values = np.append(estimator.coef_, estimator.intercept_)
+    errors = np.append(estimator.coef_std_, estimator.intercept_std_)
+    head = ["", "coefficient", "std. error", "z", "p", "95 % interval"]
+    lines = [
+        f"Coefficients, with {estimator.cov_type} standard errors",
+        f"{head[0]:<16}{head[1]:>13}{head[2]:>12}{head[3]:>9}{head[4]:>8}{head[5]:>25}",
+    ]
+    for name, value, error in zip(names, values, errors, strict=True):
+        z = value / error if error > 0 else float("nan")
+        p = 2 * ndtr(-abs(z))
+        low, high = value - 1.96 * error, value + 1.96 * error
+        interval = f"{low:.4g} to {high:.4g}"
+        lines.append(
+            f"{name[:16]:<16}{value:>13.4g}{error:>12.4g}{z:>9.2f}{p:>8.3f}"
+            f"{interval:>25}"
+        )
+    return lines
+
+
+def _first_stage(found: dict[str, Any]) -> list[str]:
+    lines = [f"First stage, on {_rows(found)}"]
+    tests = found["first_stage"]
+    if tests is None:
+        return [*lines, "not available: too few rows."]
+    lines.append(f"{'':<16}{'partial R2':>13}{'F':>12}{'p':>9}{'dof':>14}")
+    for name, test in tests.items():
+        dof = f"{test['dof']}, {test['dof_residual']}"
+        lines.append(
+            f"{name[:16]:<16}{test['partial_r2']:>13.4f}{test['statistic']:>12.4g}"
+            f"{test['p_value']:>9.3f}{dof:>14}"
+        )
+    if len(tests) > 1:
+        lines.append(f"Cragg-Donald statistic {found['cragg_donald']:.4g}")
+    lines.append("An F below 10 tells of weak instruments.")
+    return lines
+
+
+def _rows(where: dict[str, Any]) -> str:
+    """Say which rows a test was made on."""
+    kind = {
+        "held-out": "rows, each by networks that haven't seen it",
+        "training": "training rows, which the networks have seen",
+        "all": "rows (no network was trained)",
+    }
+    return f"{where['n_rows']} {kind[where['rows']]}"
+
+
+def _tests(found: dict[str, Any]) -> list[str]:
+    return [
+        f"Tests, on {_rows(found)}",
+        "Durbin-Wu-Hausman test; hypothesis: the endogenous columns are exogenous",
+        "  " + _told(found["durbin_wu_hausman"], "too few rows"),
+        "  instruments change the predictions by "
+        f"{found['non_iv_difference']:.4g} (root mean square)",
+        "Over-identification test; hypothesis: the instruments agree",
+        "  " + _told(found["overidentification"], "just identified, or too few rows"),
+    ]
+
+
+def _told(test: dict[str, Any] | None, reason: str) -> str:
+    if test is None:
+        return f"not available: {reason}."
+    rest = test["dof_residual"]
+    kind = f"chi2({test['dof']})" if rest is None else f"F({test['dof']}, {rest})"
+    return f"{kind} = {test['statistic']:.4g}, p = {test['p_value']:.3f}"
+
+
+def _training(found: dict[str, Any]) -> list[str]:
+    lines = ["Share of the variance left unexplained"]
+    for key, stage in (
+        ("stage1", "stage 1 (instruments to treatment)"),
+        ("stage2", "stage 2 (predicted treatment to y)"),
+    ):
+        train, unseen = (found["unexplained"][where] for where in ("train", "unseen"))
+        text = f"  {stage}: training rows {train[key]:.4g}"
+        if unseen is not None:
+            text += f", held-out rows {unseen[key]:.4g}"
+        lines.append(text)
+    return lines

@@ -1,0 +1,252 @@
+"""Instruments and columns that can't be used: what is said, and what is kept."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from refusals import NO_WEIGHT
+from sklearn.exceptions import NotFittedError
+from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
+from torch import nn
+
+from sklearn_cfll import CFLLIVRegressor, TorchBackbone
+
+X, Z, Y, _ = confounded(60)
+FRAME = pd.DataFrame(X, columns=["price", "time"])
+
+
+def case(name, message, /, *, error=ValueError, endogenous=(0,), **changed):
+    return pytest.param(endogenous, changed, error, message, id=name)
+
+
+CASES = [
+    case(
+        "no instruments",
+        "instruments is missing: pass instruments=Z, an array or a frame of one row a "
+        "sample, whose columns move the endogenous columns of X and have no other "
+        "effect on y. In a pipeline or a search call set_fit_request(instruments=True) "
+        "with metadata routing enabled.",
+        instruments=None,
+    ),
+    case(
+        "rows",
+        "instruments has 50 rows but X has 60; pass one row of instruments for each "
+        "sample.",
+        instruments=Z[:50],
+    ),
+    case(
+        "axes",
+        "instruments has shape (60, 2, 1); pass (n_samples, n_instruments).",
+        instruments=Z[..., None],
+    ),
+    case(
+        "fewer instruments than endogenous columns",
+        "instruments has 1 columns but 2 columns of X are endogenous; pass at least as "
+        "many instruments, or name fewer columns in endogenous.",
+        endogenous=None,
+        instruments=Z[:, :1],
+    ),
+    case(
+        "instruments that are exogenous columns",
+        "instruments has 0 columns besides 1 that X's exogenous columns hold, too but "
+        "1 columns of X are endogenous; pass at least as many instruments, or name "
+        "fewer columns in endogenous.",
+        instruments=3 * X[:, 1] + 2,
+    ),
+    case(
+        "a constant instrument",
+        "column 1 (z1) of instruments is constant, so that it moves nothing; leave it "
+        "out (a constant is added anyhow).",
+        instruments=np.column_stack([Z[:, 0], np.full(60, 3.0)]),
+    ),
+    case(
+        "an instrument constant where there is weight",
+        "column 0 (z0) of instruments is constant, so that it moves nothing; leave it "
+        "out (a constant is added anyhow).",
+        instruments=np.arange(60.0) < 30,
+        sample_weight=(np.arange(60) < 30).astype(float),
+    ),
+    case(
+        "a duplicated instrument",
+        "columns 0 (cost) and 2 (again) of instruments are the same, but for shift and "
+        "scale; leave one of them out.",
+        instruments=pd.DataFrame({"cost": Z[:, 0], "b": Z[:, 1], "again": -Z[:, 0]}),
+    ),
+    case(
+        "not-a-number among the instruments",
+        "Input instruments contains NaN.",
+        instruments=np.where(Z > 1.5, np.nan, Z),
+    ),
+    case(
+        "text among the instruments",
+        "could not convert string to float: 'a'; instruments must hold numbers: encode "
+        "text, by OneHotEncoder for example.",
+        instruments=pd.DataFrame({"a": ["a"] * 60, "b": Z[:, 0]}),
+    ),
+    case(
+        "an unknown name",
+        "endogenous names the column 'prise', which X does not have; its columns are "
+        "['price', 'time'].",
+        endogenous=["prise"],
+        X=FRAME,
+    ),
+    case(
+        "names without a frame",
+        "endogenous names the column 'price' but X has no column names; pass a data "
+        "frame, or indices.",
+        endogenous="price",
+    ),
+    case(
+        "an index outside",
+        "endogenous holds the index 2 but X has 2 columns; pass indices from 0 to 1.",
+        endogenous=[2],
+    ),
+    case(
+        "a mask of another length",
+        "endogenous is a mask of 3 values but X has 2 columns; pass one value for each "
+        "column.",
+        endogenous=[True, False, False],
+    ),
+    case(
+        "a mask of nothing",
+        "endogenous names no column, so that there is nothing to instrument; name the "
+        "columns that are correlated with the error, or use CFLLRegressor.",
+        endogenous=[False, False],
+    ),
+    case(
+        "no names",
+        "endogenous names no column, so that there is nothing to instrument; name the "
+        "columns that are correlated with the error, or use CFLLRegressor.",
+        endogenous=[],
+    ),
+    case(
+        "fractions",
+        "endogenous must be None, names, indices or a boolean mask of X's columns, got "
+        "[0.5].",
+        error=TypeError,
+        endogenous=[0.5],
+    ),
+    case(
+        "a table of indices",
+        "endogenous must be names, indices or a mask of one axis, got an array of "
+        "shape (1, 1).",
+        endogenous=[[0]],
+    ),
+]
+
+
+def learnt_by(model):
+    return {name for name in vars(model) if name.endswith("_")}
+
+
+@pytest.mark.parametrize(("endogenous", "changed", "error", "message"), CASES)
+def test_what_is_said(endogenous, changed, error, message):
+    model = two_stage_least_squares(endogenous)
+    data = {"X": X, "y": Y, "instruments": Z, **changed}
+    pattern = rf"\A{re.escape(message)}(\n.*)?\Z"
+    with pytest.raises(error, match=re.compile(pattern, re.DOTALL)):
+        model.fit(**data)
+    assert learnt_by(model) == set()
+
+
+def test_weights_that_are_all_zero():
+    with pytest.raises(ValueError, match=NO_WEIGHT):
+        small().fit(X, Y, instruments=Z, sample_weight=np.zeros(60))
+
+
+def test_a_fit_that_fails_leaves_the_last_one_whole():
+    model = small().fit(X, Y, instruments=Z)
+    before, predictions = dict(vars(model)), model.predict(X)
+    with pytest.raises(ValueError, match="instruments has 1 rows"):
+        model.fit(X, Y, instruments=Z[:1])
+    assert {name: id(value) for name, value in vars(model).items()} == {
+        name: id(value) for name, value in before.items()
+    }
+    assert (model.predict(X) == predictions).all()
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (
+            {"prox": (0, 1)},
+            ValueError,
+            r"prox must be a positive number or a pair \(start, end\) of them, got "
+            r"\(0, 1\)\.",
+        ),
+        (
+            {"instrument_prox": "auto"},
+            ValueError,
+            r"instrument_prox must be a positive number or a pair \(start, end\) of "
+            r"them, got 'auto'\.",
+        ),
+        (
+            {"optimizer": "lbfgs"},
+            ValueError,
+            r"optimizer 'lbfgs' needs batch_size='full', got batch_size='auto': .*",
+        ),
+        (
+            {"validation_fraction": 0.001},
+            ValueError,
+            r"validation_fraction=0\.001 of 60 rows leaves none to hold out or fewer "
+            r"than 2 to train on; set validation_fraction=0\.",
+        ),
+        ({"combine": "sum"}, ValueError, r"The 'combine' parameter .*"),
+        ({"alpha": -1.0}, ValueError, r"The 'alpha' parameter .*"),
+        ({"n_estimators": 0}, ValueError, r"The 'n_estimators' parameter .*"),
+        (
+            {"instrument_backbone": nn.Linear},
+            TypeError,
+            r"backbone must be None, .* wrap a class or a function as "
+            r"TorchBackbone\(Linear\)\.",
+        ),
+        (
+            {"covariate_backbone": nn.Linear(7, 2)},
+            ValueError,
+            r"covariate_backbone Linear raised RuntimeError for columns of shape "
+            r"\(2, 1\): .*",
+        ),
+        (
+            {"instrument_backbone": TorchBackbone(lambda n: nn.LSTM(n, 2))},
+            TypeError,
+            r"instrument_backbone <lambda> returned a tuple for columns of shape "
+            r"\(2, 3\); it must return one tensor of features, .*",
+        ),
+        (
+            {"backbone": nn.Flatten(0)},
+            ValueError,
+            r"backbone Flatten returned torch\.float64 features of shape \(2,\) for "
+            r"columns of shape \(2, 1\); it must return real ones of shape "
+            r"\(2, n_features\)\.",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, type | str) else "-".join(value),
+)
+def test_parameters_that_are_refused(params, error, message):
+    pattern = re.compile(rf"\A{message}\Z", re.DOTALL)
+    with pytest.raises(error, match=pattern):
+        small(**params).fit(X, Y, instruments=Z)
+
+
+def test_further_rows_must_have_the_same_instruments():
+    frame = pd.DataFrame(Z, columns=["cost", "rain"])
+    model = two_stage_least_squares([0]).fit(X, Y, instruments=frame)
+    with pytest.raises(ValueError, match=r"\Ainstruments has 1 columns but fit had 2"):
+        model.score(X, Y, instruments=Z[:, :1])
+    swapped = r"\Ainstruments has the columns \['rain', 'cost'\] but fit had"
+    with pytest.raises(ValueError, match=swapped):
+        model.diagnose(X, Y, instruments=frame[["rain", "cost"]])
+    with pytest.raises(ValueError, match=r"\Ainstruments has 5 rows but X has 60"):
+        model.score(X, Y, instruments=Z[:5])
+    with pytest.raises(ValueError, match=r"\Ainstruments is missing"):
+        model.diagnose(X, Y, instruments=None)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score", "summary"])
+def test_before_fit(method):
+    arguments = {"summary": (), "score": (X, Y)}.get(method, (X,))
+    with pytest.raises(NotFittedError):
+        getattr(CFLLIVRegressor(IDENTITY), method)(*arguments)
