@@ -144,8 +144,8 @@ print(f"{name}: {effects[name][0]:.2f} weeks, bootstrap error {effects[name][1]:
 # Pictures
 # --------
 # Left: the effects with intervals of 95 %. Right: the effect by age, for the mean of
-# the other columns, with the bootstrap's standard error to both sides, and the effect by
-# two-stage least squares (dashed).
+# the other columns, with the bootstrap's standard error to both sides, and the effect
+# by two-stage least squares (dashed).
 
 curve, spread = difference(model, by_age), np.std(curves, axis=0, ddof=1)
 for age in (21, 25, 30, 35):

@@ -7,7 +7,7 @@ import math
 from sklearn_cfll.small_mlp import SmallMLP
 
 # Weight decay of AdamW: the loss on rows that members haven't seen was lowest with it.
-WEIGHT_DECAY = 0.3
+WEIGHT_DECAY = 0.03
 
 # Steps over which the rate rises: the first heads are solved on random features.
 WARM_UP_STEPS = 20
@@ -16,11 +16,13 @@ WARM_UP_STEPS = 20
 ALPHA_IN_TRAINING = 1e-3
 INSTRUMENT_ALPHA_IN_TRAINING = 1e-3
 
+# Ridges of the final heads that "auto" tries, relative to the features' variance. The
+# largest leave little but what is linear; noiseless data want the smallest.
+INSTRUMENT_ALPHAS = tuple(10.0**exponent for exponent in range(-5, 4))
+ALPHAS = tuple(10.0**exponent for exponent in range(-7, 4))
+
 # Pull of each batch's heads to the last ones, from the first step to the last.
 PROX = (1.0, 10.0)
-
-# An instrument network of three layers pays from here on.
-_LARGE_ROWS = 4000
 
 # An F statistic of the first stage below this makes an instrument weak: Staiger and
 # Stock, "Instrumental Variables Regression with Weak Instruments", Econometrica 65,
@@ -51,14 +53,13 @@ FULL_BATCH_ROUNDS = 100
 
 
 def treatment_backbone(n_columns: int) -> SmallMLP:
-    """Features of the endogenous columns; those of one column are not normalised."""
-    return SmallMLP((16, 4), normalize=n_columns > 1)
+    """Features of the endogenous columns, not normalised; more of several columns."""
+    return SmallMLP((16, 4) if n_columns == 1 else (64, 16))
 
 
-def instrument_backbone(n_rows: int) -> SmallMLP:
-    """Features of the instruments and the exogenous columns."""
-    widths = (64, 32) if n_rows < _LARGE_ROWS else (128, 64, 32)
-    return SmallMLP(widths, normalize=True)
+def instrument_backbone() -> SmallMLP:
+    """Features of the instruments and the exogenous columns; more layers gain none."""
+    return SmallMLP((64, 32), normalize=True)
 
 
 def covariate_backbone() -> SmallMLP:

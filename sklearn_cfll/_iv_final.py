@@ -11,10 +11,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from sklearn_cfll._final import ALPHA_PATH, largest_of_the_best
+from sklearn_cfll import _iv_defaults as defaults
+from sklearn_cfll._final import largest_of_the_best
 from sklearn_cfll._iv_network import IVEnsemble, IVNetwork
 from sklearn_cfll._iv_rows import StageRows
-from sklearn_cfll.functional.instrument import StageRidge
+from sklearn_cfll.functional.instrument import StageRidge, deviation_of
 from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.sandwich import HeadCovariance, Meat, head_covariance
 
@@ -75,7 +76,7 @@ class ExactStages:
         first = self._ridges(rows, first_parts, "free_first")
         outputs = slice(0, networks[0].first.weight.shape[1])
         self.instrument_alpha = self._chosen(
-            self.instrument_alpha, first, held_out, first_parts, outputs
+            self.instrument_alpha, first, rows, held_out, first_parts, outputs
         )
         for network, ridge in zip(networks, first, strict=True):
             weight, bias = ridge.solve(self.instrument_alpha)
@@ -85,20 +86,27 @@ class ExactStages:
                 weight[:, size:],
             )
             network.first.bias, network.columns.bias = bias[:size], bias[size:]
-        self.ridges = self._ridges(rows, second_parts, "free_second")
-        self.alpha = self._chosen(
-            self.alpha, self.ridges, held_out, second_parts, slice(0, 1)
-        )
         plain = self._ridges(rows, plain_parts, "free_second")
+        units = [deviation_of(ridge.moments) for ridge in plain]
+        self.ridges = self._ridges(rows, second_parts, "free_second", units)
+        self.alpha = self._chosen(
+            self.alpha, self.ridges, rows, held_out, second_parts, slice(0, 1)
+        )
         for network, ridge, own in zip(networks, self.ridges, plain, strict=True):
             network.second.weight, network.second.bias = ridge.solve(self.alpha)
             network.plain.weight, network.plain.bias = own.solve(self.alpha)
 
     def _ridges(
-        self, rows: list[StageRows], parts: Parts, free: str
+        self,
+        rows: list[StageRows],
+        parts: Parts,
+        free: str,
+        units: list[Tensor] | None = None,
     ) -> list[StageRidge]:
         ridges = []
-        for network, own in zip(self.ensemble.networks, rows, strict=True):
+        for i, (network, own) in enumerate(
+            zip(self.ensemble.networks, rows, strict=True)
+        ):
             found = (Moments.of(*part) for part in parts(network, own))
             moments = functools.reduce(Moments.merge, found)
             if not moments.finite:
@@ -107,13 +115,15 @@ class ExactStages:
                     "finite, or their squares overflow; decrease lr, or scale X and "
                     "the instruments."
                 )
-            ridges.append(StageRidge(moments, getattr(network, free)))
+            unit = None if units is None else units[i]
+            ridges.append(StageRidge(moments, getattr(network, free), unit))
         return ridges
 
     def _chosen(
         self,
         alpha: Any,
         ridges: list[StageRidge],
+        rows: list[StageRows],
         held_out: list[StageRows] | None,
         parts: Parts,
         outputs: slice,
@@ -124,18 +134,55 @@ class ExactStages:
         """
         if not isinstance(alpha, str):
             return float(alpha)
-        total: Any = 0.0
-        for i, ridge in enumerate(ridges):
-            errors = ridge.generalized_errors(ALPHA_PATH, self.unit)
-            if held_out is not None:
-                found = parts(self.ensemble.networks[i], held_out[i])
-                errors = _errors_on(ridge, found)
-            variance = ridge.moments.error_of_mean[outputs]
-            varies = variance > 0
-            relative = errors[:, outputs] / torch.where(varies, variance, 1.0)
-            total = total + torch.where(varies, relative, 0.0).sum(1, keepdim=True)
-        score = total / max(1, len(ridges) * (outputs.stop - outputs.start))
-        return ALPHA_PATH[int(largest_of_the_best(score)[0])]
+        second = parts is second_parts
+        alphas = defaults.ALPHAS if second else defaults.INSTRUMENT_ALPHAS
+        if held_out is None:
+            errors: Any = 0.0
+            for ridge in ridges:
+                own = ridge.generalized_errors(alphas, self.unit)
+                errors = errors + _relative(own, ridge, outputs) / len(ridges)
+            if second:
+                errors = errors + self._disagreement(ridges, rows)[:, None]
+            return alphas[int(largest_of_the_best(errors)[0])]
+        found, weights = [], []
+        networks = self.ensemble.networks
+        for network, ridge, own_rows in zip(networks, ridges, held_out, strict=True):
+            some = own_rows.evenly(defaults.DIAGNOSTIC_ROWS)
+            for features, targets, weight in parts(network, some):
+                targets = targets.to(ridge.unit)
+                squares = ridge.squares(features, targets, alphas)
+                each = [_relative(one, ridge, outputs)[:, 0] for one in squares]
+                found.append(torch.stack(each))
+                weights.append(targets.new_ones(len(targets)))
+                if weight is not None:
+                    weights[-1] = weight.to(targets)
+        extra = self._disagreement(ridges, held_out) if second else None
+        chosen = largest_within_error(torch.cat(found, 1), torch.cat(weights), extra)
+        return alphas[chosen]
+
+    def _disagreement(self, ridges: list[StageRidge], rows: list[StageRows]) -> Tensor:
+        """Variance (n_alphas,) of the members' structural predictions of a row.
+
+        What instruments tell of f is a mean of it over the treatment. A ridge too small
+        fits that mean, on unseen rows too, by an f that swings about it, each member's
+        its own way.
+        """
+        networks = self.ensemble.networks
+        total, n_rows = torch.zeros(len(defaults.ALPHAS)).to(ridges[0].unit), 0
+        if len(networks) == 1:
+            return total
+        for part in rows:
+            some = part.evenly(defaults.DIAGNOSTIC_ROWS // len(rows))
+            for chunk in some.chunks(len(networks) * len(networks[0].second.weight)):
+                predictions = torch.stack(
+                    [
+                        ridge.predictions(network.structural(chunk), defaults.ALPHAS)
+                        for network, ridge in zip(networks, ridges, strict=True)
+                    ]
+                )
+                total += predictions.var(0).sum((1, 2))
+                n_rows += len(chunk)
+        return total / n_rows
 
     def warn_if_flat(self) -> None:
         """Warn where stage 1 predicts the same for all rows."""
@@ -191,16 +238,37 @@ def plain_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:
         yield network.structural(chunk), chunk.targets, chunk.weight
 
 
-def _errors_on(ridge: StageRidge, parts: Iterator[Part]) -> Tensor:
-    """Mean squared errors (n_alphas, k) of a path on rows."""
-    total: Any = 0.0
-    weight_sum: Any = 0.0
-    for features, targets, weight in parts:
-        targets = targets.to(ridge.unit)
-        if weight is None:
-            weight = targets.new_ones(len(targets))
-        squares = ridge.squares(features, targets, ALPHA_PATH)
-        total = total + torch.stack([weight @ one for one in squares])
-        weight_sum = weight_sum + weight.sum()
-    errors: Tensor = total / weight_sum
-    return errors
+def largest_within_error(
+    losses: Tensor, weight: Tensor, extra: Tensor | None = None
+) -> int:
+    """Row of the largest alpha whose loss is within a standard error of the least.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (n_alphas, n)
+        Of rows that weren't seen.
+    weight : Tensor of shape (n,)
+    extra : Tensor of shape (n_alphas,), default=None
+        What is added to the mean losses.
+
+    References
+    ----------
+    Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", Wadsworth
+    1984: the rule of one standard error, here that of the difference row by row.
+    """
+    share = weight / weight.sum()
+    mean = losses @ share
+    score = mean if extra is None else mean + extra
+    best = score.argmin()
+    gap = losses - losses[best]
+    spread = gap - (mean - mean[best])[:, None]
+    error = (spread.square() @ share.square()).sqrt()
+    return int((score - score[best] <= error).nonzero()[-1])
+
+
+def _relative(errors: Tensor, ridge: StageRidge, outputs: slice) -> Tensor:
+    """Mean (n, 1) over some outputs of errors (n, k), each over the variance."""
+    variance = ridge.moments.error_of_mean[outputs]
+    varies = variance > 0
+    relative = errors[:, outputs] / torch.where(varies, variance, 1.0)
+    return torch.where(varies, relative, 0.0).mean(1, keepdim=True)

@@ -43,7 +43,7 @@ class IVResults(IVPredicting):
         if made["backbone"] is None:
             made["backbone"] = defaults.treatment_backbone(rows.treatment.shape[1])
         if made["instrument_backbone"] is None:
-            made["instrument_backbone"] = defaults.instrument_backbone(len(rows))
+            made["instrument_backbone"] = defaults.instrument_backbone()
         if made["covariate_backbone"] is None:
             made["covariate_backbone"] = defaults.covariate_backbone()
         return made

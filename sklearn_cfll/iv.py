@@ -56,13 +56,15 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         side, with which they add up.
     alpha : float or "auto", default="auto"
         Ridge of stage 2: in the training relative to the mean feature energy, in the
-        final solve relative to each feature's variance. There the columns that a
-        ``SmallMLP`` appends to its features are all but spared (a millionth). "auto" is
-        0.001 in the training; in the end it is the largest of a path whose error of
-        stage 2, on the rows that the members haven't seen, is within one standard error
-        of the least; or the best by generalised cross-validation where there are none.
+        final solve relative to each feature's variance at the actual treatment. There
+        the columns that a ``SmallMLP`` appends to its features are all but spared (a
+        millionth). "auto" is 0.001 in the training. In the end it is the largest of a
+        path, from 1e-7 to 1e3, that is within one standard error of the best: by the
+        squared errors of stage 2 on the rows that the members haven't seen, and the
+        variance among the members' structural predictions. Where no rows were held out
+        generalised cross-validation stands for the errors, and the best is taken.
     instrument_alpha : float or "auto", default="auto"
-        Ridge of stage 1, likewise, but that with the least error of stage 1.
+        Ridge of stage 1, likewise, by the errors of stage 1 alone, from 1e-5 to 1e3.
     prox : float or (start, end), default=(1.0, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
@@ -82,7 +84,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Rate of the networks' steps; "auto" is what it is in :class:`CFLLRegressor`,
         0.02 for the Adam family. It rises over the first twenty steps.
     weight_decay : float, None or "auto", default="auto"
-        Of the optimizer; None leaves it to the optimizer. "auto" is 0.3 with "adamw",
+        Of the optimizer; None leaves it to the optimizer. "auto" is 0.03 with "adamw",
         and None with others.
     optimizer_params : dict, default=None
         Further arguments of the optimizer.
@@ -173,7 +175,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     >>> random = np.random.default_rng(0)
     >>> Z, hidden = random.normal(size=(2, 1000))
     >>> x = Z + hidden
-    >>> y = np.abs(x) - 2 * hidden + 0.1 * random.normal(size=1000)
+    >>> y = np.abs(x) - hidden + 0.1 * random.normal(size=1000)
     >>> model = CFLLIVRegressor(random_state=0).fit(x[:, None], y, instruments=Z)
     >>> bool(model.score(x[:, None], np.abs(x)) > 0.8)
     True

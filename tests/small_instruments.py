@@ -49,5 +49,5 @@ def confounded(n_rows=400, seed=0, strength=1.0):
     w, hidden = random.normal(size=(2, n_rows))
     x = strength * (Z[:, 0] + 0.5 * Z[:, 1]) + 0.3 * w + hidden
     f = np.abs(x) + 0.5 * w
-    y = f + 2 * hidden + 0.1 * random.normal(size=n_rows)
+    y = f + hidden + 0.1 * random.normal(size=n_rows)
     return np.column_stack([x, w]), Z, y, f

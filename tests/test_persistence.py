@@ -372,7 +372,7 @@ def test_a_newer_format_is_refused(saved):
 def test_only_fitted_estimators_are_saved(table, path):
     with pytest.raises(NotFittedError):
         save(regressor(), path)
-    with pytest.raises(TypeError, match="takes a CFLLRegressor or a CFLLClassifier"):
+    with pytest.raises(TypeError, match="takes a CFLLRegressor, a CFLLClassifier or a"):
         save(LinearRegression().fit(*table), path)
 
 

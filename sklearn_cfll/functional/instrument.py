@@ -117,15 +117,22 @@ class StageRidge:
     moments : Moments
     free : bool Tensor of shape (d,), default=None
         Features that are all but spared the ridge.
+    unit : Tensor of shape (d,), default=None
+        What the features are measured by; None is their standard deviation. In stage 2
+        it is that at the actual treatment: what stage 1 predicts varies less, least of
+        all where the instruments tell little, and by its own measure a direction that
+        is hardly identified would cost no more than others.
     """
 
-    def __init__(self, moments: Moments, free: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        moments: Moments,
+        free: Tensor | None = None,
+        unit: Tensor | None = None,
+    ) -> None:
         self.moments = moments
-        deviation = (moments.gram.diagonal() / moments.weight_sum_or_tiny).sqrt()
-        # A constant feature deviates by rounding alone.
-        spacing = torch.finfo(deviation.dtype).eps * moments.weight_sum
-        varies = deviation > spacing * moments.feature_mean.abs()
-        unit = torch.where(varies, deviation, 1.0)
+        if unit is None:
+            unit = deviation_of(moments)
         if free is not None:
             unit = torch.where(free.to(unit.device), unit * _FREE**0.5, unit)
         self.unit = unit
@@ -149,6 +156,11 @@ class StageRidge:
         projected = self.path.project(features.to(self.unit) / self.unit)
         return PathErrors(self.path).squares(projected, targets, alphas)
 
+    def predictions(self, features: Tensor, alphas: Sequence[float]) -> Tensor:
+        """Predictions (n_alphas, n, k) of each alpha's head on rows."""
+        projected = self.path.project(features.to(self.unit) / self.unit)
+        return torch.stack([self.path.predict(projected, alpha) for alpha in alphas])
+
     def generalized_errors(self, alphas: Sequence[float], unit: float = 1.0) -> Tensor:
         """Generalised cross-validation's errors (n_alphas, k).
 
@@ -161,6 +173,15 @@ class StageRidge:
         """Inverse (d, d) of the penalised Gram matrix of weights that sum to one."""
         inverse: Tensor = self.path.gram_inverse(alpha)
         return inverse / torch.outer(self.unit, self.unit)
+
+
+def deviation_of(moments: Moments) -> Tensor:
+    """Give standard deviations (d,) of features, one for those that are constant."""
+    deviation = (moments.gram.diagonal() / moments.weight_sum_or_tiny).sqrt()
+    # A constant feature deviates by rounding alone.
+    spacing = torch.finfo(deviation.dtype).eps * moments.weight_sum
+    varies = deviation > spacing * moments.feature_mean.abs()
+    return torch.where(varies, deviation, 1.0)
 
 
 class TwoStageHead(NamedTuple):

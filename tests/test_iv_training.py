@@ -1,0 +1,413 @@
+"""The training of both stages: members, steps, methods, and going back."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.exceptions import ConvergenceWarning
+from small_instruments import IDENTITY, confounded, small
+from small_models import draw
+from torch import nn
+from torch.testing import assert_close
+
+from sklearn_cfll import MLP, CFLLIVRegressor, CFLLRegressor, SmallMLP, TorchBackbone
+from sklearn_cfll._iv_final import largest_within_error
+from sklearn_cfll._iv_problem import IVProblem
+from sklearn_cfll._iv_stacks import Stack, StackedLinear
+from sklearn_cfll.functional.instrument import combine_features, solve_two_stages
+
+X, Z, Y, F = confounded()
+
+
+def error_of(model, truth=None):
+    truth = F if truth is None else truth
+    return np.mean((model.predict(X) - truth) ** 2)
+
+
+# What is learnt ---------------------------------------------------------------------
+
+
+def demand(n_rows, seed):
+    """Draw a slope that varies with an exogenous column, and strong confounding."""
+    random = np.random.default_rng(seed)
+    own_Z, w, v = random.normal(size=(3, n_rows))
+    x = own_Z + 0.5 * w + v
+    f = np.sin(w) * x + w
+    return np.column_stack([x, w]), own_Z, f + 2 * v, f
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_structural_function_is_found_where_a_plain_fit_is_confounded(seed):
+    own_X, own_Z, y, f = demand(400, seed)
+    model = CFLLIVRegressor(endogenous=[0], max_epochs=60, random_state=seed)
+    model.fit(own_X, y, instruments=own_Z)
+    plain = CFLLRegressor(MLP(width=32), max_epochs=10, random_state=seed)
+    plain.fit(own_X, y)
+    error, confused = (np.mean((m.predict(own_X) - f) ** 2) for m in (model, plain))
+    assert 3 * error < confused
+
+
+def test_several_endogenous_columns_and_none_that_is_exogenous():
+    random = np.random.default_rng(0)
+    own_Z = random.normal(size=(400, 3))
+    hidden = random.normal(size=400)
+    own_X = own_Z[:, :2] + 0.3 * own_Z[:, 2:] + 0.7 * hidden[:, None]
+    f = np.tanh(2 * own_X[:, 0]) - own_X[:, 1]
+    model = CFLLIVRegressor(max_epochs=40, random_state=0)
+    model.fit(own_X, f + 2 * hidden, instruments=own_Z)
+    plain = CFLLRegressor(MLP(width=32), max_epochs=10, random_state=0)
+    plain.fit(own_X, f + 2 * hidden)
+    errors = [np.mean((m.predict(own_X) - f) ** 2) for m in (model, plain)]
+    assert 3 * errors[0] < errors[1]
+    assert model.network_.networks[0].covariate is None
+
+
+def test_linear_data_are_fitted_as_by_two_stage_least_squares():
+    random = np.random.default_rng(0)
+    own_Z, hidden = random.normal(size=(400, 1)), random.normal(size=400)
+    x = own_Z[:, 0] + hidden
+    y = 2 * x - 3 * hidden + 0.1 * random.normal(size=400)
+    model = CFLLIVRegressor(max_epochs=40, random_state=0)
+    model.fit(x[:, None], y, instruments=own_Z)
+    slope = np.cov(own_Z[:, 0], y)[0, 1] / np.cov(own_Z[:, 0], x)[0, 1]
+    ends = model.predict(np.array([[-1.0], [1.0]]))
+    assert (ends[1] - ends[0]) / 2 == pytest.approx(slope, abs=0.1)
+
+
+def test_members_that_disagree_ask_for_a_larger_ridge():
+    errors = torch.tensor([[1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [3.0, 3.0, 3.0]]).double()
+    weight = torch.ones(3).double()
+    assert largest_within_error(errors, weight) == 0
+    extra = torch.tensor([0.5, 0.0, 0.0]).double()
+    assert largest_within_error(errors, weight, extra) == 1
+
+
+def test_the_largest_ridge_within_a_standard_error_is_chosen():
+    even = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.5, 1.5, 0.8, 0.6]]).double()
+    weight = torch.ones(4).double()
+    assert largest_within_error(even, weight) == 1  # 0.1 more, give or take 0.2
+    heavy = torch.tensor([10.0, 10.0, 1.0, 1.0]).double()
+    assert largest_within_error(even, heavy) == 0
+
+
+# Final heads ------------------------------------------------------------------------
+
+
+def test_the_final_heads_are_the_exact_ones_of_the_features():
+    model = small(n_estimators=1, alpha=0.1, instrument_alpha=0.2)
+    model.set_params(
+        backbone=SmallMLP((8, 3), linear=False),
+        instrument_backbone=SmallMLP((6,), linear=False),
+        covariate_backbone=SmallMLP((4, 2), linear=False),
+    )
+    model.fit(X, Y, instruments=Z)
+    network = model.network_.networks[0]
+    unit = (
+        np.column_stack([X, Z]) - np.column_stack([X, Z]).mean(0)
+    ) / np.column_stack([X, Z]).std(0)
+    columns = torch.as_tensor(unit)
+    with torch.no_grad():
+        psi, phi = network.treatment(columns[:, :1]), network.instrument(columns[:, 1:])
+        chi = network.covariate(columns[:, 1:2])
+    targets = torch.as_tensor((Y - Y.mean()) / Y.std())[:, None]
+    # The ridge of stage 2 is measured by the features at the actual treatment.
+    first = solve_two_stages(phi, psi, targets, instrument_alpha=0.2)
+    predicted = combine_features(phi @ first.first_weight + first.first_bias, chi)
+    actual = combine_features(psi, chi)
+    unit = actual.std(0, correction=0)
+    centred = predicted - predicted.mean(0)
+    gram = centred.mT @ centred / len(X) + 0.1 * torch.diag(unit.square())
+    slopes = torch.linalg.solve(gram, centred.mT @ targets / len(X))
+    predictions = (actual - predicted.mean(0)) @ slopes
+    expected = predictions[:, 0].numpy() * Y.std() + Y.mean()
+    assert_allclose(model.predict(X), expected, rtol=1e-8)
+    assert (model.alpha_, model.instrument_alpha_) == (0.1, 0.2)
+
+
+def test_the_mean_of_the_members_predicts():
+    model = small(n_estimators=3).fit(X, Y, instruments=Z)
+    own = []
+    for network in model.network_.networks:
+        alone = copy.deepcopy(model)
+        alone.network_.members = nn.ModuleList([network])
+        own.append(alone.predict(X))
+    assert not np.allclose(own[0], own[1])
+    assert_allclose(model.predict(X), np.mean(own, axis=0))
+
+
+def test_predictions_are_linear_in_the_features():
+    model = small().fit(X, Y, instruments=Z)
+    features = model.transform(X)
+    assert features.shape == (len(X), len(model.coef_))
+    assert_allclose(features @ model.coef_ + model.intercept_, model.predict(X))
+    names = model.get_feature_names_out()
+    assert names[0] == "cfllivregressor0"
+    assert len(names) == features.shape[1]
+
+
+# Members ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["small", "plain", "dropout in evaluation"])
+def test_stacked_members_compute_and_learn_as_they_do_alone(backbone):
+    torch.manual_seed(0)
+    make = {
+        "small": lambda: SmallMLP((6, 4), normalize=True).build(_rows_of(3)),
+        "plain": lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)),
+        "dropout in evaluation": lambda: nn.Sequential(
+            nn.Linear(3, 5), nn.Dropout(0.5), nn.ReLU()
+        ),
+    }[backbone]
+    members = [make().double().eval() for _ in range(3)]
+    alone = copy.deepcopy(members)
+    stack = Stack(members, together=True).eval()
+    assert any(isinstance(module, StackedLinear) for module in stack.modules())
+    rows = draw(3, 10, 3)
+    separate = torch.stack([m(part) for m, part in zip(alone, rows, strict=True)])
+    assert_close(stack(rows), separate)
+    for module in (stack, nn.ModuleList(alone)):
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            features = (
+                stack(rows)
+                if module is stack
+                else torch.stack([m(part) for m, part in zip(alone, rows, strict=True)])
+            )
+            features.square().sum().backward()
+            optimizer.step()
+    stack.write_back()
+    for member, own in zip(members, alone, strict=True):
+        assert_close(member.state_dict(), own.state_dict())
+
+
+def _rows_of(n_columns):
+    class Rows:
+        sample_shape = (n_columns,)
+
+    return Rows()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)),
+        nn.Linear(3, 4, bias=False),
+        nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)),
+        nn.Bilinear(3, 3, 2),
+    ],
+    ids=["BatchNorm", "no bias", "affine LayerNorm", "another module"],
+)
+def test_members_of_other_modules_run_one_by_one(module):
+    members = [copy.deepcopy(module) for _ in range(2)]
+    stack = Stack(members, together=True)
+    assert stack.joint is None
+    assert [id(m) for m in stack.members] == [id(m) for m in members]
+
+
+def test_an_optimizer_of_matrices_gets_each_member_s_own():
+    model = small(optimizer="muon", max_epochs=2).fit(X, Y, instruments=Z)
+    assert np.isfinite(model.predict(X)).all()
+    assert Stack([nn.Linear(2, 2)], together=False).joint is None
+
+
+def folds_of(n_rows, n_members, fraction):
+    problem = object.__new__(IVProblem)
+    problem.X, problem.seed = np.zeros((n_rows, 1)), 0
+    problem.hold_out(n_members, fraction)
+    return problem.train, problem.held_out
+
+
+def test_each_member_is_kept_from_a_fold_of_its_own():
+    train, held_out = folds_of(100, 5, 0.2)
+    assert sorted(held_out.ravel()) == list(range(100))
+    for own, other in zip(train, held_out, strict=True):
+        assert sorted([*own, *other]) == list(range(100))
+
+
+def test_larger_shares_overlap_and_smaller_ones_leave_rows_out():
+    _, held_out = folds_of(100, 4, 0.5)
+    assert np.bincount(held_out.ravel()).tolist() == [2] * 100
+    _, held_out = folds_of(100, 2, 0.1)
+    assert len(np.unique(held_out)) == 20
+    train, held_out = folds_of(7, 2, 0.0)
+    assert held_out.shape == (2, 0)
+    assert train.tolist() == [list(range(7))] * 2
+
+
+# Randomness and rows ----------------------------------------------------------------
+
+
+def test_a_seed_makes_a_fit_and_torch_s_own_state_is_left():
+    before = torch.random.get_rng_state()
+    fits = [
+        small(random_state=s).fit(X, Y, instruments=Z).predict(X) for s in (0, 0, 1)
+    ]
+    assert (fits[0] == fits[1]).all()
+    assert not np.allclose(fits[0], fits[2])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_user_s_module_is_copied():
+    module = nn.Sequential(nn.Linear(1, 6), nn.Tanh())
+    before = copy.deepcopy(module.state_dict())
+    model = small(backbone=module).fit(X, Y, instruments=Z)
+    assert_close(module.state_dict(), before)
+    moved = model.network_.networks[0].treatment[0].weight
+    assert not torch.allclose(moved, before["0.weight"].double())
+
+
+@pytest.mark.filterwarnings("ignore:the instruments are weak")  # rows are few
+@pytest.mark.parametrize("params", [{}, {"batch_size": "full"}], ids=["batch", "full"])
+def test_integer_weights_are_repeated_rows_where_a_batch_is_all_rows(params):
+    n = 30
+    weight = np.random.default_rng(0).integers(0, 3, size=n)
+    rows = np.repeat(np.arange(n), weight)
+    model = small(max_epochs=5, batch_size=100, alpha=0.1, instrument_alpha=0.1)
+    model.set_params(**params)
+    weighted = copy.deepcopy(model).fit(
+        X[:n], Y[:n], instruments=Z[:n], sample_weight=weight
+    )
+    repeated = model.fit(X[rows], Y[rows], instruments=Z[rows])
+    assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
+
+
+# Methods ----------------------------------------------------------------------------
+
+
+def test_the_history_tells_of_each_epoch():
+    model = small(max_epochs=8).fit(X, Y, instruments=Z)
+    assert [row["epoch"] for row in model.history_] == list(range(1, 9))
+    assert model.n_iter_ == 8
+    assert model.history_[-1]["lr"] < 0.1 * max(row["lr"] for row in model.history_)
+    assert_allclose([model.history_[-1][p] for p in ("prox", "instrument_prox")], 10.0)
+    longer = small(max_epochs=60).fit(X, Y, instruments=Z).history_
+    for stage in ("stage1_loss", "stage2_loss"):
+        assert longer[-1][stage] < longer[0][stage]
+
+
+def test_full_batches_are_rounds_on_both_stages():
+    model = small(batch_size="full", max_epochs=30).fit(X, Y, instruments=Z)
+    rows = model.history_
+    assert len(rows) == 30
+    assert rows[-1]["stage1_loss"] < rows[0]["stage1_loss"]
+    assert rows[-1]["stage2_loss"] < rows[0]["stage2_loss"]
+
+
+def test_full_batches_with_a_line_search():
+    model = small(batch_size="full", max_epochs=2, optimizer="lbfgs")
+    assert np.isfinite(model.fit(X, Y, instruments=Z).predict(X)).all()
+
+
+def test_the_stages_may_train_on_halves_of_their_own():
+    own_X, own_Z, y, f = demand(400, 0)
+    for params in ({"max_epochs": 60}, {"max_epochs": 10, "batch_size": "full"}):
+        model = small(sample_splitting=True, **params)
+        model.fit(own_X, y, instruments=own_Z)
+        error = np.mean((model.predict(own_X) - f) ** 2)
+        assert 3 * error < np.mean((y - f) ** 2)
+
+
+def test_where_there_is_nothing_to_train_nothing_is_trained():
+    model = CFLLIVRegressor(
+        TorchBackbone(nn.Tanh),
+        instrument_backbone=IDENTITY,
+        covariate_backbone=IDENTITY,
+        endogenous=[0],
+        validation_fraction=0.3,
+    )
+    model.fit(X, Y, instruments=Z)
+    assert model.history_ == []
+    assert len(model.network_.networks) == 1
+    assert model.diagnostics_["rows"] == "all"
+    assert model.diagnostics_["unexplained"]["unseen"] is None
+
+
+def test_a_frozen_network_is_left_as_it_is():
+    module = nn.Linear(1, 3)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    model = small(backbone=module, n_estimators=2).fit(X, Y, instruments=Z)
+    for network in model.network_.networks:
+        assert_close(network.treatment.weight.float(), module.weight)
+
+
+# Divergence and interruption --------------------------------------------------------
+
+
+class Exploding(nn.Module):
+    """Gives features that are not finite from some pass on, once or for ever."""
+
+    n_passes, stop = 0, None
+
+    def __init__(self, in_features):
+        super().__init__()
+        self.linear = nn.Linear(in_features, 3)
+
+    def forward(self, columns):
+        Exploding.n_passes += self.training
+        features = self.linear(columns)
+        first, last = Exploding.stop
+        return features / 0 if first <= Exploding.n_passes < last else features
+
+
+@pytest.fixture
+def exploding():
+    Exploding.n_passes = 0
+    return small(backbone=TorchBackbone(Exploding), n_estimators=1, max_epochs=20)
+
+
+def test_a_divergence_is_told_and_undone(exploding):
+    Exploding.stop = 30, 32
+    with pytest.warns(
+        ConvergenceWarning, match=r"\Atraining diverged in epoch \d+ \(a"
+    ):
+        exploding.fit(X, Y, instruments=Z)
+    assert exploding.n_recoveries_ == 1
+    assert exploding.n_iter_ == 20
+    assert np.isfinite(exploding.predict(X)).all()
+    assert max(row["lr"] for row in exploding.history_[-5:]) < 0.01
+
+
+@pytest.mark.filterwarnings(
+    "ignore:training diverged:sklearn.exceptions.ConvergenceWarning"
+)
+def test_a_divergence_without_end_is_an_error(exploding):
+    Exploding.stop = 30, np.inf
+    with pytest.raises(FloatingPointError, match=r"after going back 5 times to half"):
+        exploding.fit(X, Y, instruments=Z)
+    assert not hasattr(exploding, "network_")
+
+
+class Interrupting(Exploding):
+    """Presses Ctrl-C in some pass."""
+
+    def forward(self, columns):
+        if self.training:
+            Exploding.n_passes += 1
+            if Exploding.n_passes == 25:
+                raise KeyboardInterrupt
+        return self.linear(columns)
+
+
+def test_an_interruption_leaves_a_fitted_estimator():
+    Exploding.n_passes = 0
+    model = small(backbone=TorchBackbone(Interrupting), n_estimators=1)
+    with pytest.warns(ConvergenceWarning, match=r"interrupted in epoch \d+ of 15"):
+        model.fit(X, Y, instruments=Z)
+    assert 0 < model.n_iter_ < 15
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_dead_features_are_told():
+    dead = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    nn.init.constant_(dead[0].bias, -100.0)
+    model = small(backbone=dead, covariate_backbone=None, endogenous=None)
+    message = "stage 1 predicts the same treatment features for all rows"
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(X[:, :1], Y, instruments=Z)
+    assert_allclose(model.predict(X[:, :1]), Y.mean())
