@@ -131,7 +131,7 @@ def report(fits, output):
             as_list_table(cells.rename_axis("Method").reset_index(), title)
             for title, cells in texts
         ]
-        (folder / "iv.rst").write_text("\n".join(tables))
+        (folder / "iv_tables.rst").write_text("\n".join(tables))
         plot(plain, folder / "iv.png")
 
 
