@@ -32,7 +32,13 @@ def build_ensemble(estimator: Any, problem: IVProblem, n_members: int) -> IVEnse
     scales = cast(Scales, tuple(_scale_of(t, problem) for t in problem.tables))
     rows = problem.rows(scales)
     members = [_build_member(estimator, problem, rows) for _ in range(n_members)]
-    return IVEnsemble(scales, members)
+    ensemble = IVEnsemble(scales, members)
+    if not ensemble.learns:
+        # Beside nothing that is learnt columns are as any features: a ridge is a ridge.
+        for member in members:
+            member.free_first = torch.zeros_like(member.free_first)
+            member.free_second = torch.zeros_like(member.free_second)
+    return ensemble
 
 
 def _build_member(estimator: Any, problem: IVProblem, rows: StageRows) -> IVNetwork:

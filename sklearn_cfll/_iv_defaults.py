@@ -40,6 +40,9 @@ FEW_HELD_OUT = 30
 # Smaller tables are used whole by every member.
 _HELD_OUT_ROWS = 300
 
+# Smaller tables are where rounding shows, and float64 costs little.
+FLOAT64_ROWS = 299
+
 # Rows of the diagnostics at most, evenly spaced: they hold all features in memory.
 DIAGNOSTIC_ROWS = 50_000
 

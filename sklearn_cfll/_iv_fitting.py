@@ -10,7 +10,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import nn
 
-from sklearn_cfll import _defaults as shared
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._device import resolve_device, resolve_dtype
 from sklearn_cfll._iv_build import build_ensemble
@@ -71,7 +70,7 @@ def read_problem(
         everything[:, :0],
         int(check_random_state(estimator.random_state).randint(2**31 - 1)),
         device,
-        resolve_dtype(estimator.dtype, len(X), device, shared.FLOAT64_ROWS),
+        resolve_dtype(estimator.dtype, len(X), device, defaults.FLOAT64_ROWS),
     )
 
 

@@ -119,8 +119,8 @@ def losses_of(
     if others is not rows:
         with torch.no_grad():
             phi = trainee.instrument(others.inputs)
-    predicted = phi.detach().to(solved.weight) @ solved.weight
-    predicted = predicted + solved.bias[..., None, :]
+    # The solves are in float64, and what is differentiated in the networks' precision.
+    predicted = phi.detach() @ solved.weight.to(phi) + solved.bias.to(phi)[..., None, :]
     features = trainee.combiner(predicted, trainee.covariates(others.exogenous))
     head = solve_update(
         features.detach(),
@@ -138,7 +138,8 @@ def losses_of(
         solved.bias.detach(),
     )
     trainee.weight, trainee.bias = head.weight, head.bias
-    error = features @ head.weight + head.bias[..., None, :] - others.targets
+    fitted = features @ head.weight.to(features) + head.bias.to(features)[..., None, :]
+    error = fitted - others.targets.to(features)
     return first, weighted_mean(error.square(), others.weight).sum(-1)
 
 
@@ -150,10 +151,10 @@ def first_loss(
     The sum over the treatment features of their squared errors, each over the feature's
     variance.
     """
-    psi = psi.to(weight.dtype)
+    weight, bias = weight.detach().to(phi), bias.detach().to(phi)
     mean = weighted_mean(psi, rows.weight)[..., None, :]
     variance = weighted_mean((psi - mean).square(), rows.weight)
-    fitted = phi.to(weight.dtype) @ weight.detach() + bias.detach()[..., None, :]
+    fitted = phi @ weight + bias[..., None, :]
     error = weighted_mean((fitted - psi).square(), rows.weight)
     least = torch.finfo(torch.float32).eps
     return (error / variance.clamp_min(least)).sum(-1)

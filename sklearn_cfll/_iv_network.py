@@ -205,8 +205,10 @@ class IVEnsemble(nn.Module):
 
 
 def _columns_among(module: nn.Module, table: Tensor, features: Tensor) -> Tensor:
-    """Mark the features that a module appends as its columns."""
+    """Mark the features that are a module's columns: those it appends, or all."""
     marks = torch.zeros(features.shape[1], dtype=torch.bool, device=features.device)
+    if isinstance(module, nn.Identity):
+        marks[:] = True
     if isinstance(module, WithColumns):
         marks[-table.shape[1] :] = True
     return marks

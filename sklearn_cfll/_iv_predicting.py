@@ -103,8 +103,9 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
             the model is linear in the columns, the columns of X.
         """
         treatment, exogenous = self._read_columns(X)
+        chosen = slice(0, 1 if self._is_linear else None)
         parts = [
-            part.transpose(0, 1).flatten(1).cpu().numpy()
+            part[chosen].transpose(0, 1).flatten(1).cpu().numpy()
             for part in self._in_chunks(treatment, exogenous)
         ]
         shift, unit = self._feature_units()

@@ -113,15 +113,19 @@ class IVResults(IVPredicting):
         scale, mean = float(self._targets.scale[0]), float(self._targets.mean[0])
         shift, unit = self._feature_units()
         networks = stages.ensemble.networks
-        weight = torch.cat([n.second.weight[:, 0] for n in networks]).cpu().numpy()
+        weights = torch.stack([n.second.weight[:, 0] for n in networks])
+        weights = weights / len(networks)
+        errors = covariance.of_weight / len(networks)
+        if self._is_linear:
+            weights, errors = weights.sum(0), covariance.of_mean_weight
         bias = torch.cat([n.second.bias for n in networks]).mean()
-        weight = weight / (len(networks) * unit)
+        weight = weights.flatten().cpu().numpy() / unit
         self.coef_ = weight * scale
         self.intercept_ = float(bias - weight @ shift) * scale + mean
-        errors = covariance.of_weight.flatten().cpu().numpy()
-        self.coef_std_ = errors / (len(networks) * unit) * scale
+        self.coef_std_ = errors.flatten().cpu().numpy() / unit * scale
         origin = torch.as_tensor(-shift / unit).to(covariance.mean)
-        origin = origin.reshape(len(networks), 1, -1)
+        size = covariance.mean.shape[1]
+        origin = origin.reshape(-1, 1, size).expand(len(networks), 1, size)
         self.intercept_std_ = float(covariance.deviation(origin)[0]) * scale
 
     # Diagnostics ----------------------------------------------------------------

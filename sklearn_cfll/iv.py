@@ -38,8 +38,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         that suits their number. All backbones get columns that are standardised. A
         module instance is copied in fit, with its weights.
         ``TorchBackbone(torch.nn.Identity)`` gives the columns themselves: with it in
-        all places, ``combine="concatenate"`` and both alphas 0 the fit is two-stage
-        least squares.
+        all places, ``combine="concatenate"`` and alphas 0 it is linear 2SLS.
     instrument_backbone : as backbone, default=None
         The instrument network phi, of the exogenous columns of X and the instruments,
         in this order.
@@ -57,7 +56,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     alpha : float or "auto", default="auto"
         Ridge of stage 2: in the training relative to the mean feature energy, in the
         final solve relative to each feature's variance at the actual treatment. There
-        the columns that a ``SmallMLP`` appends to its features are all but spared (a
+        the columns that a ``SmallMLP`` appends to its features, and those of an
+        ``Identity`` beside networks that are trained, are all but spared (a
         millionth). "auto" is 0.001 in the training. In the end it is the largest of a
         path, from 1e-7 to 1e3, that is within one standard error of the best: by the
         squared errors of stage 2 on the rows that the members haven't seen, and the
@@ -105,25 +105,26 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         members or more leave no row out; below 300 rows it is 0. Where nothing is
         trained no rows are held out.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Precision of the networks. "auto" is float64 for up to 1,000 rows, and where
+        Precision of the networks. "auto" is float64 for fewer than 300 rows, and where
         nothing is trained. The heads are solved in float64 anyhow.
     device : str or torch.device, default="auto"
         "auto" takes CUDA, then MPS, then the CPU.
     random_state : int, RandomState or None, default=None
-        Seeds the weights, the order of the rows, the held-out rows and the halves.
+        Seeds weights, the order of the rows, folds and halves.
     verbose : int, default=0
         1 prints a line for each epoch.
 
     Attributes
     ----------
     coef_ : array of shape (n_features,) or (d,)
-        Where the model is linear in the columns (no trained features, columns side by
-        side) a coefficient for each column of X, in the units of y and X. Else the
+        Where f is linear in the columns (``Identity`` backbones of the treatment and of
+        the covariates, side by side) a coefficient for each column of X, in the units
+        of y and X, whether or not the instrument networks are trained. Else the
         weights of the members' stage-2 heads, in the units of y: predictions are
         ``transform(X) @ coef_ + intercept_``.
     intercept_ : float
         In the units of y.
-    coef_std_ : array like coef_
+    coef_std_ : array of the same shape
         Standard errors, those of two-stage least squares, given the networks.
     intercept_std_ : float
         Standard error of the intercept.

@@ -44,7 +44,7 @@ OTHER_VALUES = {
     "batch_size": 50,
     "max_epochs": 3,
     "validation_fraction": 0.0,
-    "dtype": "float32",
+    "dtype": "float64",
     "random_state": 1,
 }
 WITHOUT_EFFECT = {"device", "verbose", "cov_type"}  # on predictions

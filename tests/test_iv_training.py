@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from sklearn.exceptions import ConvergenceWarning
-from small_instruments import IDENTITY, confounded, small
+from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
 from small_models import draw
 from torch import nn
 from torch.testing import assert_close
@@ -98,7 +98,7 @@ def test_the_largest_ridge_within_a_standard_error_is_chosen():
 
 
 def test_the_final_heads_are_the_exact_ones_of_the_features():
-    model = small(n_estimators=1, alpha=0.1, instrument_alpha=0.2)
+    model = small(n_estimators=1, alpha=0.1, instrument_alpha=0.2, dtype="float64")
     model.set_params(
         backbone=SmallMLP((8, 3), linear=False),
         instrument_backbone=SmallMLP((6,), linear=False),
@@ -126,6 +126,27 @@ def test_the_final_heads_are_the_exact_ones_of_the_features():
     expected = predictions[:, 0].numpy() * Y.std() + Y.mean()
     assert_allclose(model.predict(X), expected, rtol=1e-8)
     assert (model.alpha_, model.instrument_alpha_) == (0.1, 0.2)
+
+
+def test_columns_beside_learnt_features_are_spared_the_ridge():
+    random = np.random.default_rng(0)
+    hidden, own_Z = random.normal(size=400), random.normal(size=400)
+    x = (own_Z + hidden > 0).astype(float)
+    y = 3 * x - hidden
+    model = small(backbone=IDENTITY, endogenous=None, instrument_alpha=1e-3)
+    model.set_params(alpha=1000.0).fit(x[:, None], y, instruments=own_Z)
+    low, high = model.predict(np.array([[0.0], [1.0]]))
+    assert high - low == pytest.approx(3, abs=0.5)
+    # The mean of the members is linear in the column, too.
+    assert model.coef_[0] == pytest.approx(high - low, rel=1e-5)
+    f, error = model.predict(np.array([[1e6]]), return_std=True)
+    assert f[0] == pytest.approx(1e6 * model.coef_[0], rel=1e-4)
+    assert error[0] == pytest.approx(1e6 * model.coef_std_[0], rel=1e-4)
+    assert_allclose(model.transform(x[:, None])[:, 0], x, atol=1e-6)
+    assert "Coefficients" in model.summary()
+    ridge = two_stage_least_squares(alpha=1000.0)
+    ridge.fit(x[:, None], y, instruments=own_Z)
+    assert abs(ridge.coef_[0]) < 0.1
 
 
 def test_the_mean_of_the_members_predicts():
@@ -258,7 +279,7 @@ def test_a_user_s_module_is_copied():
     model = small(backbone=module).fit(X, Y, instruments=Z)
     assert_close(module.state_dict(), before)
     moved = model.network_.networks[0].treatment[0].weight
-    assert not torch.allclose(moved, before["0.weight"].double())
+    assert not torch.allclose(moved, before["0.weight"])
 
 
 @pytest.mark.filterwarnings("ignore:the instruments are weak")  # rows are few

@@ -2,6 +2,12 @@
 
 from sklearn_cfll.functional.errors import PathErrors
 from sklearn_cfll.functional.folds import kfold_residuals, leave_one_out_residuals
+from sklearn_cfll.functional.instrument import combine_features, solve_two_stages
+from sklearn_cfll.functional.linear_tests import (
+    durbin_wu_hausman,
+    first_stage,
+    overidentification,
+)
 from sklearn_cfll.functional.moments import Moments, RidgePath
 from sklearn_cfll.functional.paths import solve_ridge
 from sklearn_cfll.functional.posterior import (
@@ -18,12 +24,17 @@ __all__ = [
     "Moments",
     "PathErrors",
     "RidgePath",
+    "combine_features",
+    "durbin_wu_hausman",
     "effective_dof",
     "feature_energy",
+    "first_stage",
     "fit_noise",
     "kfold_residuals",
     "leave_one_out_residuals",
     "log_evidence",
+    "overidentification",
     "proximal_update",
     "solve_ridge",
+    "solve_two_stages",
 ]

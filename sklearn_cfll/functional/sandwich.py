@@ -36,6 +36,14 @@ class HeadCovariance(NamedTuple):
         return variance.clamp_min(0).sqrt()
 
     @property
+    def of_mean_weight(self) -> Tensor:
+        """Standard errors (d,) of the mean of the members' weights."""
+        k, d = self.mean.shape
+        parts = self.covariance.reshape(k, d + 1, k, d + 1)[:, :-1, :, :-1]
+        variance: Tensor = parts.sum((0, 2)).diagonal() / k**2
+        return variance.clamp_min(0).sqrt()
+
+    @property
     def of_weight(self) -> Tensor:
         """Standard errors (k, d) of the weights."""
         variance = self.covariance.diagonal().reshape(len(self.mean), -1)[:, :-1]
