@@ -26,6 +26,8 @@ exclude_patterns = [
     "benchmarks/coverage.rst",
     "benchmarks/fields.rst",
     "benchmarks/growth.rst",
+    "benchmarks/iv.rst",
+    "benchmarks/iv_tables.rst",
     "benchmarks/leave_one_out.rst",
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",

@@ -12,6 +12,7 @@ PACKAGE = Path(sklearn_cfll.__file__).parent
 
 # From the top down: each may import from those that stand before it alone.
 ORDER = [
+    "datasets",
     "functional.systems",
     "functional.lapack",
     "functional.outputs",

@@ -466,3 +466,75 @@ def test_streaming_predicts_each_chunk_before_it_is_learnt(tmp_path, benchmark_m
         patch.setattr(streaming, "make", lambda *_: Last())
         row = streaming.measure(split, 0, "auto", arguments)
     assert row["all"] == pytest.approx(1 / y.var())
+
+
+def test_iv_compares_all_methods_and_fits_nothing_twice(tmp_path):
+    arguments = ["benchmarks/iv.py", tmp_path, "--output", "tables"]
+    printed = run_quickly(*arguments)
+    lines = (tmp_path / "iv.jsonl").read_text().splitlines()
+    fits = pd.DataFrame(map(json.loads, lines))
+    plain = fits[fits["rho"].isna()].set_index(["design", "method"])["error"]
+    assert plain.groupby("design").size().to_dict() == {"C": 7, "M": 7}
+    assert np.isfinite(fits["error"]).all()
+    for name in ("polynomials", "linear"):
+        assert (plain[:, "2SLS, best degree"] <= plain[:, f"2SLS, {name}"]).all()
+    assert plain["M", "2SLS, polynomials"] < plain["M", "2SLS, linear"]
+    rst = (tmp_path / "tables" / "iv_tables.rst").read_text()
+    for error in fits["error"]:
+        shown = f"{error:.0f}" if error >= 100 else f"{error:.3g}"
+        assert f"{shown} ({shown} to {shown})" in printed
+        assert f"     - {shown} ({shown} to {shown})\n" in rst
+    picture = (tmp_path / "tables" / "iv.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    again = run_quickly(*arguments)
+    assert (tmp_path / "iv.jsonl").read_text().splitlines() == lines
+    assert again in printed
+
+
+def test_designs_of_iv_have_the_structural_function_that_they_say(benchmark_module):
+    designs = benchmark_module("_iv_designs").DESIGNS
+    for name in ("M", "W", "L"):
+        data = designs[name][1](20_000, 0)
+        # Instruments and covariates are exogenous, treatments aren't.
+        fresh = designs[name][1](20_000, 1)
+        assert data.X_test.shape == (3_000, data.X.shape[1])
+        assert not np.array_equal(data.X_test, fresh.X_test)
+    coefficients = np.linalg.lstsq(
+        np.column_stack([np.ones(3_000), data.X_test]), data.structural
+    )[0]
+    np.testing.assert_allclose(coefficients, [1, 1, -2, 0.5, 1.5], atol=1e-9)
+    error = data.y - np.column_stack([np.ones(20_000), data.X]) @ coefficients
+    own = np.column_stack([data.instruments, data.X[:, 2:]])
+    assert abs(np.corrcoef(error, own, rowvar=False)[0, 1:]).max() < 0.03
+    treatments = np.corrcoef(error, data.X[:, :2], rowvar=False)[0, 1:]
+    assert (treatments > 0.2).all()
+
+
+def test_polynomials_of_iv_are_two_stage_least_squares(benchmark_module):
+    peers = benchmark_module("_iv_peers")
+    data = benchmark_module("_iv_designs").DESIGNS["L"][1](300, 0)
+    Z = np.column_stack([np.ones(300), data.instruments, data.X[:, 2:]])
+    X = np.column_stack([np.ones(300), data.X])
+    coefficients = np.linalg.solve(
+        (projected := Z @ np.linalg.lstsq(Z, X)[0]).T @ X, projected.T @ data.y
+    )
+    rows = data.X_test[:20]
+    expected = np.column_stack([np.ones(20), rows]) @ coefficients
+    predict = peers.two_stage_linear(data, 0)
+    np.testing.assert_allclose(predict(rows), expected, rtol=1e-7)
+    # Of five columns there are 56 terms of the third degree, and 126 of the fourth.
+    assert peers.possible_degrees(data) == [1, 2, 3]
+
+
+def test_full_batch_of_iv_descends_and_leaves_the_global_seed(benchmark_module):
+    peers = benchmark_module("_iv_peers")
+    data = benchmark_module("_iv_designs").DESIGNS["M"][1](400, 0)
+    state = torch.get_rng_state()
+    few, many, again = (peers.FullBatch(data, 0, rounds=n) for n in (1, 40, 40))
+    assert torch.equal(torch.get_rng_state(), state)
+    errors = [
+        np.mean((model.predict(data.X_test) - data.structural) ** 2)
+        for model in (few, many)
+    ]
+    assert errors[1] < errors[0]
+    np.testing.assert_array_equal(many.predict(data.X), again.predict(data.X))

@@ -11,6 +11,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from linearmodels.iv import IV2SLS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -208,3 +209,37 @@ def test_forgetting_follows_a_drift(drifting_stream):
     assert forgetful < 0.5 * alike < 0.5 * still
     for errors in computed["errors"].values():
         assert np.mean(errors[:10]) < 0.03
+
+
+# Instruments -------------------------------------------------------------------------
+
+
+def test_demand_is_fitted_by_four_methods_of_which_instruments_help(tmp_path):
+    computed, printed = run_quickly("plot_iv_demand.py", tmp_path)
+    errors = computed["errors"]
+    assert list(errors) == [
+        *("CFLLIVRegressor", "CFLLRegressor", "2SLS, polynomials", "full batch"),
+    ]
+    truth = computed["truth"]
+    assert errors["CFLLIVRegressor"] < 0.5 * truth.var()
+    for name, error in errors.items():
+        predicted = computed["predictions"][name](computed["grid"])
+        assert np.mean((predicted - truth) ** 2) == pytest.approx(error)
+        assert re.search(rf"^{name} +{error:.0f} +\d+\.\d$", printed, re.M)
+    assert "Durbin-Wu-Hausman" in printed
+
+
+def test_fertility_has_the_effect_of_two_stage_least_squares(tmp_path):
+    computed, printed = run_quickly("plot_iv_fertility.py", tmp_path)
+    X, Z, y = (computed[name] for name in "XZy")
+    own = X.drop(columns="third child").assign(constant=1.0)
+    exact = IV2SLS(y, own, X["third child"], Z).fit(cov_type="robust")
+    effect, error = computed["effects"]["two-stage least squares"]
+    assert effect == pytest.approx(exact.params["third child"], rel=1e-6)
+    assert error == pytest.approx(exact.std_errors["third child"], rel=1e-3)
+    assert f"{effect:7.2f} weeks, standard error {error:.2f}" in printed
+    mean, spread = computed["effects"]["CFLLIVRegressor, mean effect"]
+    assert mean == pytest.approx(
+        computed["difference"](computed["model"], computed["some"]).mean()
+    )
+    assert spread == pytest.approx(np.std(computed["means"], ddof=1))
