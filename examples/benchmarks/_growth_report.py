@@ -51,6 +51,7 @@ def as_texts(runs):
 def draw(runs, path):
     """Draw processor seconds and memory by size, for every sweep."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     sweeps = runs["sweep"].unique()
     figure, axes = plt.subplots(
@@ -67,6 +68,8 @@ def draw(runs, path):
             column[0].loglog(part["size"], part["processor"], "o-", label=task)
             column[1].loglog(part["size"], part["peak"].clip(lower=1), "o-")
         column[0].legend(fontsize=7)
+        for axis in (column[0].yaxis, column[1].xaxis, column[1].yaxis):
+            axis.set_minor_formatter(NullFormatter())
         column[1].set_xlabel(sweep)
     axes[0, 0].set_ylabel("processor seconds")
     axes[1, 0].set_ylabel("MB above the data")
