@@ -159,14 +159,14 @@ def test_fields_takes_the_best_rate_and_runs_nothing_twice(tmp_path):
     }
     rates = (1e-3, 3e-3, 1e-2, 3e-2)
     printed = run_quickly(*arguments)
-    for method in ("package", "adamw"):
+    for method in ("package", "trainer", "adamw", "adamw, log"):
         best = min(rates, key=lambda rate: errors[method, 0, rate, "validation"])
         error = errors[method, 0, best, "test"]
         assert re.search(rf"^{method} +{best:g} +{error:.5f} ", printed, re.M)
         ratio = errors["closed form", 0, 0.01, "test"] / error
         assert f"closed form / {method}: error {ratio:.3f}, " in printed
     assert (tmp_path / "fields.jsonl").read_text().splitlines() == lines
-    assert len(lines) == 2 * 5 + 2
+    assert len(lines) == 4 * 5 + 2
 
 
 def test_true_class_weight_scores_every_setting(tmp_path):
