@@ -63,9 +63,10 @@ def closed_form(n_modes, width=32, **params):
     """
     settings = {
         "batch_size": 10,
-        "prox": (0.001, 0.1),
+        "prox": (0.001, 0.01),
         "alpha": 1e-5,
         "lr": 0.01,
+        "weight_decay": 0.1,
         "sample_norm": "relative",
         "net_params": {"objective": "log"},
         "early_stopping": False,
