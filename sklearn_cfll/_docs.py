@@ -74,8 +74,9 @@ callbacks : list of skorch callbacks, default=None
     Copied; the trained ones stand in ``net_.callbacks_``.
 net_params : dict, default=None
     Further arguments of :class:`CFLLNet`, such as ``{"compile": True}``,
-    ``{"head_update": KalmanUpdate()}`` or ``{"batch_transform": augment}``, a function
-    of each training batch's inputs.
+    ``{"head_update": KalmanUpdate()}``, ``{"objective": "log"}`` for targets without
+    noise, or ``{"batch_transform": augment}``, a function of each training batch's
+    inputs.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head.
 stream_epochs : int or "auto", default="auto"

@@ -10,9 +10,13 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from sklearn_cfll._left_out import left_out_errors
+from sklearn_cfll._left_out import (
+    leaves_samples_out,
+    left_out_errors,
+    moments_of_folds,
+)
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._stream import moments_over, points_of, stream
+from sklearn_cfll._stream import moments_over, stream
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import (
@@ -34,7 +38,11 @@ _LEAST_SAMPLE = 1_000
 @torch.no_grad()
 def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
     """Moments of the backbone's features and of the targets, over all rows."""
-    moments = moments_over(net, batches)
+    return _finite(moments_over(net, batches))
+
+
+def _finite(moments: AnyMoments) -> AnyMoments:
+    """Give the moments, or raise where they are not finite."""
     if not moments.finite:
         raise FloatingPointError(
             "the trained backbone's features of the training rows are not finite, or "
@@ -44,10 +52,13 @@ def training_moments(net: CFLLNet, batches: TensorBatches) -> AnyMoments:
 
 
 @torch.no_grad()
-def training_path(net: CFLLNet, batches: TensorBatches) -> AnyPath:
+def training_path(net: CFLLNet, problem: Problem) -> AnyPath:
     """Ridge path over all training rows, streamed through the moments."""
-    path = path_of(training_moments(net, batches))
-    if path.flat and _varies(batches):
+    if leaves_samples_out(problem):
+        path = path_of(_finite(moments_of_folds(net, problem)))
+    else:
+        path = path_of(training_moments(net, problem.batches))
+    if path.flat and _varies(problem.batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
             "predictions are the mean of y; its units may be dead: decrease lr, scale "
@@ -189,7 +200,7 @@ def solve_head(
         ``alpha`` is not "auto".
     """
     net.module_.eval()
-    path = training_path(net, problem.batches)
+    path = training_path(net, problem)
     automatic = isinstance(alpha, str)
     candidates = ALPHA_PATH if automatic else [alpha]
     current = None
@@ -199,7 +210,7 @@ def solve_head(
             net, path, problem.held_out_batches, candidates, pooled and automatic
         )
         taken["held_out"] = errors
-    if automatic and current is None and points_of(problem.batches) > 1:
+    if automatic and leaves_samples_out(problem):
         taken["cross_validation"] = left_out_errors(net, problem, candidates)
     elif automatic and (leave_out or current is None):
         left_out = leave_one_out_errors(net, path, problem, candidates, pooled)

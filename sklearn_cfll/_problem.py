@@ -14,6 +14,7 @@ from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import resolve_device, resolve_dtype
 from sklearn_cfll._validation import Rows, as_backbone, check_range, split_rows
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.functional.paths import AnyMoments
 from sklearn_cfll.functional.ridge import wide_dtype
 
 _HELD_OUT_BATCH = 2048
@@ -36,6 +37,9 @@ class Problem:
     removed : float
         Weight that leave-one-out takes from a row at most: a unit where weights count
         equal rows, and all of it where they don't.
+    fold_moments : list or None
+        Moments of the folds of samples on a grid, once a trained network has made
+        them: one pass for all that is found by leaving samples out.
     """
 
     train: Rows
@@ -46,6 +50,7 @@ class Problem:
     max_epochs: int
     unit: float
     removed: float
+    fold_moments: list[AnyMoments] | None = None
 
     def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
         """Encode the targets anew, as those of the points of a grid."""

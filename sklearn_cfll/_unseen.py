@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_cfll._left_out import left_out_rows
+from sklearn_cfll._left_out import leaves_samples_out, left_out_rows
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._stream import points_of, stream
 from sklearn_cfll.batches import TensorBatches
@@ -56,7 +56,7 @@ def unseen_rows(
     """
     if problem.held_out_batches is not None:
         return errors_on(net, problem.held_out_batches, posterior)
-    if points_of(problem.batches) > 1:
+    if leaves_samples_out(problem):
         return _joined(left_out_rows(net, problem, alpha), held_out=False)
     parts = []
     for features, targets, weight in stream(net, sample_of(problem.batches)):

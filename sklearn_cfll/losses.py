@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+# Increasing functions of the loss, along whose gradient the backbone may step.
+OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "root": torch.sqrt,
+    "log": torch.log,
+}
 
 # Values that a tally holds one by one.
 _MOST_NOTED = 64
@@ -39,6 +47,37 @@ class SquaredLoss(nn.Module):
         if sample_weight.ndim == 1:
             errors = errors.flatten(1).mean(1)
         return (sample_weight * errors).sum() / sample_weight.sum()
+
+
+def objective_of(loss: Tensor, objective: str | Callable[[Tensor], Tensor]) -> Tensor:
+    """Give an increasing function of a batch's loss.
+
+    It has the minimisers of the loss, and its gradient has the same direction. A loss
+    of zero, where the root and the logarithm have no gradient, gives a zero gradient.
+
+    Parameters
+    ----------
+    loss : Tensor of shape ()
+    objective : {"root", "log"} or callable
+
+    Returns
+    -------
+    value : Tensor of shape ()
+    """
+    function = OBJECTIVES.get(objective) if isinstance(objective, str) else objective
+    if not callable(function):
+        raise ValueError(
+            f"objective must be None, 'root', 'log' or a function of the loss, got "
+            f"{objective!r}; pass one of these."
+        )
+    value: Tensor = function(loss.clamp_min(torch.finfo(loss.dtype).tiny))
+    if not isinstance(value, Tensor) or value.shape != loss.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"objective returned {got} for a loss of shape (); it must return a tensor "
+            "of that shape, as torch.sqrt does."
+        )
+    return value
 
 
 class TrueClassWeight:

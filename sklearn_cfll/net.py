@@ -50,6 +50,12 @@ class CFLLNet(TrainingStep):
         ``f(targets, sample_weight)``, which gives a weight for each of the targets, in
         the loss and in the solves; then each output has a solve of its own. None
         weighs all outputs of a row alike.
+    objective : {"root", "log"} or callable, default=None
+        Increasing function of a batch's loss, along whose gradient the backbone steps
+        in place of the loss's own; the head, the history and the held-out losses stay
+        those of the loss. With "root" and "log" the steps don't fade as the loss
+        falls, which pays where the targets have next to no noise. A callable gets and
+        gives a Tensor of shape ().
     update_order : {"head_first", "backbone_first"}, default="head_first"
         Whether a step solves the head before the backbone's gradient step, with one
         forward pass, or after it, with two (the paper's algorithm 1).
@@ -85,6 +91,7 @@ class CFLLNet(TrainingStep):
         prox: str | float | tuple[float, float] = (1.0, 100.0),
         head_update: HeadUpdate | None = None,
         output_weight: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        objective: str | Callable[[Tensor], Tensor] | None = None,
         update_order: str = "head_first",
         lr_schedule: str | Callable[[float], float] = "cosine",
         batch_transform: Callable[[Tensor], Tensor] | None = None,
@@ -107,6 +114,7 @@ class CFLLNet(TrainingStep):
         self.prox = prox
         self.head_update = head_update
         self.output_weight = output_weight
+        self.objective = objective
         self.update_order = update_order
         self.lr_schedule = lr_schedule
         self.batch_transform = batch_transform

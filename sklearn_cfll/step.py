@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
+from sklearn_cfll.losses import objective_of
 from sklearn_cfll.optimizers import SCHEDULES
 
 
@@ -23,6 +24,7 @@ class TrainingStep(TrainingLoop):
     lr_schedule: Any
     update_order: Any
     output_weight: Any
+    objective: Any
     batch_transform: Any
     last_: Any
 
@@ -100,6 +102,9 @@ class TrainingStep(TrainingLoop):
             loss = loss + self.head_update_.penalty(
                 self.module_.head, features, weight, self.last_[:2]
             )
+            step["objective"] = loss.detach()
+        if self.objective is not None:
+            loss = objective_of(loss, self.objective)
             step["objective"] = loss.detach()
         if loss.requires_grad:
             loss.backward()

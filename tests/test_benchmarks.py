@@ -160,14 +160,31 @@ def test_fields_takes_the_best_rate_and_runs_nothing_twice(tmp_path):
     }
     rates = (1e-3, 3e-3, 1e-2, 3e-2)
     printed = run_quickly(*arguments)
-    for method in ("package", "adamw"):
+    for method in ("package", "trainer", "adamw", "adamw, log"):
         best = min(rates, key=lambda rate: errors[method, 0, rate, "validation"])
         error = errors[method, 0, best, "test"]
         assert re.search(rf"^{method} +{best:g} +{error:.5f} ", printed, re.M)
         ratio = errors["closed form", 0, 0.01, "test"] / error
         assert f"closed form / {method}: error {ratio:.3f}, " in printed
     assert (tmp_path / "fields.jsonl").read_text().splitlines() == lines
-    assert len(lines) == 2 * 5 + 2
+    assert len(lines) == 4 * 5 + 2
+
+
+def test_grid_memory_tells_the_size_of_the_features_and_the_peak(tmp_path):
+    printed = run_quickly("benchmarks/grid_memory.py", tmp_path)
+    heading, *lines = printed.splitlines()
+    assert re.split(" {2,}", heading.strip()) == [
+        "samples",
+        "X and y, MB",
+        "features, MB",
+        "peak, MB",
+    ]
+    rows = [list(map(float, line.split())) for line in lines]
+    assert [row[0] for row in rows] == [1000, 2000]
+    for n_samples, data, features, peak in rows:
+        assert data == pytest.approx(n_samples * 2 * 32 * 4 / 1e6, abs=0.05)
+        assert features == pytest.approx(n_samples * 32 * 64 * 4 / 1e6, abs=0.05)
+        assert np.isnan(peak) or 0 < peak < 200
 
 
 def test_true_class_weight_scores_every_setting(tmp_path):

@@ -53,8 +53,8 @@ class Moments:
         share = weight / weight_sum.clamp_min(torch.finfo(wide).tiny)
         feature_mean, target_mean = share @ features, share @ targets
         root = weight.sqrt()[:, None]
-        features = (features - feature_mean) * root
-        targets = (targets - target_mean) * root
+        features = (features - feature_mean).mul_(root)
+        targets = (targets - target_mean).mul_(root)
         return cls(
             weight_sum,
             feature_mean,
