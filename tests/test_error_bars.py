@@ -203,7 +203,12 @@ def test_spread_that_rests_on_other_rows_does_not_warn(left_out, table, fresh_ro
         "a backbone that learns nothing": regressor(nn.Identity(), **settings).fit(
             X, y
         ),
-        "a stream": regressor(**settings).partial_fit(X, y),
+        "a stream": regressor(**settings)
+        .partial_fit(X[:90], y[:90])
+        .partial_fit(X[90:], y[90:]),
+        "a stream that moves the head alone": regressor(
+            stream_epochs=0, **settings
+        ).partial_fit(X, y),
         "new targets": left_out.refit_head(X, X[:, 3]),
     }
     for model in models.values():
