@@ -117,7 +117,7 @@ def report(fits, output):
         title = f"{rows:,} rows: median error (least to most)"
         texts.append((title, spread_table(part, "design")))
     seconds = plain.groupby(["method", "rows"], sort=False)["seconds"].median()
-    cells = seconds.unstack("rows").map("{:.1f}".format)
+    cells = seconds.unstack("rows").map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
     cells.columns = [f"{rows:,} rows" for rows in cells.columns]
     texts.append(("Processor seconds of a fit, medians", cells))
     for design, part in fits.dropna(subset="rho").groupby("design"):
@@ -142,7 +142,8 @@ def spread_table(fits, by):
         lambda e: f"{number(e.median())} ({number(e.min())} to {number(e.max())})"
     )
     order = [method for method in METHODS if method in set(fits["method"])]
-    return cells.unstack(by).loc[order].rename(columns=str).rename_axis(columns=None)
+    table = cells.unstack(by).loc[order].fillna("")
+    return table.rename(columns=str).rename_axis(columns=None)
 
 
 def number(value):
