@@ -177,7 +177,8 @@ def plot(fits, path):
             axis.vlines(places, table["min"], table["max"], color=f"C{i}", alpha=0.5)
             axis.plot(places, table["median"], "o", color=f"C{i}", label=method)
         axis.axhline(1, color="0.6", linestyle=":")
-        labels = [f"{name}\n{DESIGNS[name][0]}" for name in names]
+        words = {name: DESIGNS[name][0].replace(" ", "\n", 1) for name in names}
+        labels = [f"{name}\n{words[name]}" for name in names]
         axis.set_xticks(range(len(names)), labels, fontsize="x-small")
         axis.set(yscale="log", title=f"{rows:,} rows")
     axes[0, 0].set_ylabel("squared error / variance of the structural part")
