@@ -117,7 +117,7 @@ def report(fits, output):
         title = f"{rows:,} rows: median error (least to most)"
         texts.append((title, spread_table(part, "design")))
     seconds = plain.groupby(["method", "rows"], sort=False)["seconds"].median()
-    cells = seconds.unstack("rows").map("{:.1f}".format)
+    cells = seconds.unstack("rows").map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
     cells.columns = [f"{rows:,} rows" for rows in cells.columns]
     texts.append(("Processor seconds of a fit, medians", cells))
     for design, part in fits.dropna(subset="rho").groupby("design"):
@@ -142,7 +142,8 @@ def spread_table(fits, by):
         lambda e: f"{number(e.median())} ({number(e.min())} to {number(e.max())})"
     )
     order = [method for method in METHODS if method in set(fits["method"])]
-    return cells.unstack(by).loc[order].rename(columns=str).rename_axis(columns=None)
+    table = cells.unstack(by).loc[order].fillna("")
+    return table.rename(columns=str).rename_axis(columns=None)
 
 
 def number(value):
@@ -176,7 +177,8 @@ def plot(fits, path):
             axis.vlines(places, table["min"], table["max"], color=f"C{i}", alpha=0.5)
             axis.plot(places, table["median"], "o", color=f"C{i}", label=method)
         axis.axhline(1, color="0.6", linestyle=":")
-        labels = [f"{name}\n{DESIGNS[name][0]}" for name in names]
+        words = {name: DESIGNS[name][0].replace(" ", "\n", 1) for name in names}
+        labels = [f"{name}\n{words[name]}" for name in names]
         axis.set_xticks(range(len(names)), labels, fontsize="x-small")
         axis.set(yscale="log", title=f"{rows:,} rows")
     axes[0, 0].set_ylabel("squared error / variance of the structural part")
