@@ -181,7 +181,7 @@ def plot(fits, path):
         labels = [f"{name}\n{words[name]}" for name in names]
         axis.set_xticks(range(len(names)), labels, fontsize="x-small")
         axis.set(yscale="log", title=f"{rows:,} rows")
-    axes[0, 0].set_ylabel("squared error / variance of the structural part")
+    axes[0, 0].set_ylabel("error / variance of the truth")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3
     )
