@@ -32,9 +32,11 @@ exclude_patterns = [
     "benchmarks/peers.rst",
     "benchmarks/peers_by_table.rst",
     "benchmarks/peers_slow.rst",
+    "benchmarks/peers_td.rst",
     "benchmarks/predict.rst",
     "benchmarks/rate_range.rst",
     "benchmarks/step_cost.rst",
+    "benchmarks/streaming_300.rst",
     "benchmarks/time_to_quality.rst",
 ]
 default_role = "code"
