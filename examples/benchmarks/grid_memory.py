@@ -12,11 +12,8 @@ import argparse
 
 import numpy as np
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
 from _memory import measure
+from torch import nn
 
 from sklearn_cfll import CFLLRegressor, TorchBackbone
 
