@@ -46,8 +46,8 @@ class ClassStreaming(Streaming):
     ) -> Any:
         """Learn from further rows, which need not be kept.
 
-        Where fit came before, the backbone stays as it is; else it makes a pass over
-        the rows (``stream_epochs``). Then the head is the exact one of all rows so far,
+        Where fit came before, the backbone stays as it is; else it is trained on the
+        rows (``stream_epochs``). Then the head is the exact one of all rows so far,
         those of fit included, from sums over them. The first call builds the backbone
         and learns the scaling of X. Logits are the solved head's scores times a factor
         that suits the rows of each call, as they are scored before they are learnt; the

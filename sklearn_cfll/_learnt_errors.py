@@ -14,7 +14,14 @@ from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores
 from sklearn_cfll._problem import Problem, missing_targets
 from sklearn_cfll._stream import points_of, stream
-from sklearn_cfll._unseen import UnseenRows, left_out, rows_weight, unseen_rows
+from sklearn_cfll._unseen import (
+    UnseenRows,
+    errors_on,
+    left_out,
+    rows_weight,
+    unseen_rows,
+)
+from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import AnyPath, path_of
 from sklearn_cfll.functional.posterior import (
     HeadPosterior,
@@ -70,26 +77,64 @@ class LearntErrors(BaseCFLL):
         n_contrasts = weight_sums(path).cpu().numpy() - 1
         self.log_evidence_ = self._shaped(density - n_contrasts * np.log(scale))
 
-    def _update_errors(self, net: CFLLNet, path: AnyPath) -> None:
+    def _unlearnt_noise(self, problem: Problem | None) -> Tensor | None:
+        """Fit the noise's variance (k,) to a chunk before it is learnt.
+
+        None where there is no need: where the backbone has not moved with a stream.
+        """
+        if problem is None or not (self._sums.streamed and self._sums.stepped):
+            return None
+        rows = errors_on(self.net_, problem.batches, self._posterior)
+        relative = rows.weight.reshape(len(rows.residual), -1) / (1 + rows.leverage)
+        square = weighted_sum(relative, rows.residual.square())
+        total = rows.weight.reshape(len(rows.residual), -1).sum(0)
+        last = self._noise_variance()
+        return torch.where(total > 0, square / total.clamp_min(1e-300), last)
+
+    def _noise_variance(self) -> Tensor:
+        """Variance (k,) of the noise, for targets as they are encoded."""
+        noise = np.reshape(self.noise_, -1) / self._targets.scale
+        return torch.as_tensor(noise).square()
+
+    def _mean_noise(self, unlearnt: Tensor, n_rows: int) -> Tensor:
+        """Average over the chunks, of which later ones weigh more.
+
+        Each counts in proportion to the rows up to it: the head gets better as they
+        come. A noise of rows that the backbone had seen does not count.
+        """
+        if self._noise_is_seen:
+            return unlearnt
+        share = min(1.0, 2 * n_rows / (self._sums.n_rows + n_rows))
+        return (1 - share) * self._noise_variance() + share * unlearnt
+
+    def _update_errors(
+        self, net: CFLLNet, problem: Problem, path: AnyPath, unlearnt: Tensor | None
+    ) -> None:
         """Bring the posterior up to date, once the head has moved with its sums.
 
-        The noise is that of fit, or in a stream that had none the one that the rows'
-        errors leave after the head's degrees of freedom.
+        The noise is that of fit. In a stream that had none it is what the errors on
+        the rows leave after the head's degrees of freedom, and where the backbone moves
+        with the stream, what chunks show that were predicted before they were learnt.
+
+        Parameters
+        ----------
+        unlearnt : Tensor of shape (k,) or None
+            Variance of the noise by the new chunk, from :meth:`_unlearnt_noise`.
         """
         sums = self._sums
         if sums.per_row is not sums.moments:
             path = path_of(sums.per_row)
         alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
         self._posterior = HeadPosterior.of(path, alpha)
-        if sums.streamed:
-            head = net.module_.head
-            # Each row moved the backbone few times at most: the errors are honest
-            # enough, where those of many epochs are not.
-            self.posterior_scale_, self._noise_is_seen = 1.0, False
-            variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
+        if not sums.streamed:
+            variance = self._noise_variance()
+        elif unlearnt is not None:
+            variance = self._mean_noise(unlearnt, problem.batches.n_samples)
+            self._noise_is_seen = False
         else:
-            noise = np.reshape(self.noise_, -1) / self._targets.scale
-            variance = torch.as_tensor(noise).square()
+            head = net.module_.head
+            variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
+            self.posterior_scale_, self._noise_is_seen = 1.0, sums.stepped
         self._describe_errors(path, alpha, variance)
         if sums.stale or sums.aged:
             del self.log_evidence_  # which is of rows, not of what is left of them

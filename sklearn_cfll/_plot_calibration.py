@@ -89,7 +89,7 @@ class IntervalCalibrationDisplay(Display):
         model = fitted(estimator, cls, "predict_interval")
         X = transformed(estimator, X)
         levels = np.ravel(_COVERAGES if coverages is None else coverages)
-        intervals = [intervals_of(model, X, c, kind, groups) for c in levels]
+        intervals = intervals_of(model, X, levels, kind, groups)
         name = type(model).__name__ if name is None else name
         return cls.from_predictions(
             y, intervals, levels, output=output, name=name, ax=ax, **kwargs

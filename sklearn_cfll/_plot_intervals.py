@@ -17,22 +17,24 @@ _KINDS = ("interval", "std")
 
 
 def intervals_of(
-    model: Any, X: Any, coverage: float, kind: str, groups: Any
-) -> NDArray[np.float64]:
-    """Give the ends (n, 2) or (n, k, 2) of conformal intervals, or Gaussian ones."""
+    model: Any, X: Any, coverages: Any, kind: str, groups: Any
+) -> list[NDArray[np.float64]]:
+    """Give the ends (n, 2) or (n, k, 2) of conformal intervals, or Gaussian ones.
+
+    One set for each coverage, all from one pass of the network.
+    """
     if kind not in _KINDS:
         raise ValueError(
             f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}."
         )
     if kind == "interval":
-        intervals: NDArray[np.float64] = model.predict_interval(
-            X, coverage, groups=groups
-        )
+        intervals: list[NDArray[np.float64]] = model._intervals(X, coverages, groups)
         return intervals
-    check_coverage(coverage)
+    for coverage in coverages:
+        check_coverage(coverage)
     predictions, deviation = model.predict(X, return_std=True)
-    half = norm.ppf((1 + coverage) / 2) * deviation
-    return np.stack([predictions - half, predictions + half], axis=-1)
+    halves = [norm.ppf((1 + coverage) / 2) * deviation for coverage in coverages]
+    return [np.stack([predictions - h, predictions + h], axis=-1) for h in halves]
 
 
 def ends_of(
@@ -134,7 +136,7 @@ class PredictionIntervalDisplay(Display):
         """
         model = fitted(estimator, cls, "predict_interval")
         X = transformed(estimator, X)
-        intervals = intervals_of(model, X, coverage, kind, groups)
+        (intervals,) = intervals_of(model, X, [coverage], kind, groups)
         return cls.from_predictions(
             y, model.predict(X), intervals, output=output, ax=ax, **kwargs
         )

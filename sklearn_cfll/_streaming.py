@@ -36,6 +36,11 @@ from sklearn_cfll.optimizers import has_learnable_parameters
 # and few rows may not make a large head, which makes large steps.
 _MOVING_ALPHA = 0.1
 
+# Passes over a later chunk of a stream that partial_fit began. The first one is gone
+# through as often as fit would: features that one pass has formed are poor, and the
+# stream never makes up for it (docs/design/defaults.md).
+_LATER_PASSES = 3
+
 # What a moved head's sums don't tell, all or some of them.
 OF_FIT = {"alpha_path_", "log_evidence_", "loo_predictions_", "loo_score_"}
 
@@ -54,8 +59,8 @@ class Streaming(BaseCFLL):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Learn from further rows, which need not be kept.
 
-        Where fit came before, the backbone stays as it is; else it makes a pass over
-        the rows (``stream_epochs``). Then the head is the exact one of all rows so far,
+        Where fit came before, the backbone stays as it is; else it is trained on the
+        rows (``stream_epochs``). Then the head is the exact one of all rows so far,
         those of fit included, from sums over them. The first call builds the backbone
         and learns the scaling of X and y.
 
@@ -125,10 +130,12 @@ class Streaming(BaseCFLL):
             params["random_state"] = int(seed) % 2**31
         return self._as_trained(**params)
 
-    def _epochs_of_stream(self, first: bool) -> int:
-        if self.stream_epochs == "auto":
-            return int(first or self._sums.streamed)
-        return int(self.stream_epochs)
+    def _epochs_of_stream(self, first: bool) -> Any:
+        if self.stream_epochs != "auto":
+            return int(self.stream_epochs)
+        if first:
+            return self.max_epochs
+        return _LATER_PASSES if self._sums.streamed else 0
 
     def _advance(
         self, view: Any, problem: Problem, first: bool
@@ -144,7 +151,7 @@ class Streaming(BaseCFLL):
         self.n_iter_ = len(net.history) + (0 if first else self.n_iter_)
         self.n_recoveries_ = net.n_recoveries_ + (0 if first else self.n_recoveries_)
         trains = has_learnable_parameters(net.module_.backbone)
-        return net, view.max_epochs > 0 and trains
+        return net, view.max_epochs != 0 and trains
 
     def _merge_head(self, net: CFLLNet, problem: Problem, stepped: bool) -> AnyPath:
         """Solve the head of the earlier rows and of these together."""

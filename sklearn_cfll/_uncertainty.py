@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,12 @@ SEEN_NOISE = (
     "backbone was trained on: they are too small, often many times. Fit with "
     "early_stopping=True or X_val; or take predict_interval after conformalize(X, y) "
     "with rows that fit has not had."
+)
+
+SEEN_CHUNK = (
+    "the backbone has been trained on all rows of the stream so far, so that standard "
+    "deviations rest on rows that it has seen: they are too small. The next call of "
+    "partial_fit mends that, as its rows are predicted before they are learnt."
 )
 
 
@@ -96,7 +102,8 @@ class ErrorBars(LearntErrors, Calibration):
     def _warn_of_seen_noise(self) -> None:
         """Warn the caller's caller where the noise is that of rows seen in training."""
         if self._noise_is_seen:
-            warnings.warn(SEEN_NOISE, UserWarning, stacklevel=3)
+            text = SEEN_CHUNK if self._sums.streamed else SEEN_NOISE
+            warnings.warn(text, UserWarning, stacklevel=3)
 
     def sample_y(
         self, X: Any, n_samples: int = 1, random_state: Any = 0
@@ -182,8 +189,14 @@ class ErrorBars(LearntErrors, Calibration):
         Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-Free Predictive
         Inference for Regression", JASA 113, 2018, sections 2.2 and 5.2.
         """
+        return self._intervals(X, [coverage], groups)[0]
+
+    def _intervals(
+        self, X: Any, coverages: Iterable[float], groups: Any
+    ) -> list[NDArray[np.float64]]:
+        """Give the intervals of several coverages from one pass."""
         predictions, deviation = self._with_deviation(X)
-        limits = self._limits(coverage, predictions, groups)
-        grid = [1] * self._targets.n_grid_axes
-        half = limits.reshape(-1, *grid, *self._targets.shape) * deviation
-        return np.stack([predictions - half, predictions + half], axis=-1)
+        shape = (-1, *[1] * self._targets.n_grid_axes, *self._targets.shape)
+        limits = (self._limits(c, predictions, groups) for c in coverages)
+        halves = [limit.reshape(shape) * deviation for limit in limits]
+        return [np.stack([predictions - h, predictions + h], axis=-1) for h in halves]

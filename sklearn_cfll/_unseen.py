@@ -54,29 +54,37 @@ def unseen_rows(
 
     Many rows are sampled evenly.
     """
-    batches = problem.held_out_batches
-    held_out = batches is not None
+    if problem.held_out_batches is not None:
+        return errors_on(net, problem.held_out_batches, posterior)
     if leaves_samples_out(problem):
         return _joined(left_out_rows(net, problem, alpha), held_out=False)
     parts = []
-    for features, targets, weight in stream(
-        net, sample_of(problem.batches if batches is None else batches)
-    ):
+    for features, targets, weight in stream(net, sample_of(problem.batches)):
         targets = targets.to(posterior.vectors)
-        leverage = posterior.leverage(features.cpu())
         weight = rows_weight(weight, targets)
-        if held_out:
-            residual = targets - net.module_.head(features).to(targets)
-        else:
-            residual = left_out(
-                net, problem, path, alpha, (features, targets, weight)
-            ).to(targets)
-            taken = removed_weight(net, problem, targets, weight)
-            taken = taken.reshape(len(taken), -1)
-            # The head without the row knows less of it: h / (1 - h), by Woodbury.
-            leverage = leverage / (1 - taken * leverage).clamp_min(1e-10)
+        rows = features, targets, weight
+        residual = left_out(net, problem, path, alpha, rows).to(targets)
+        taken = removed_weight(net, problem, targets, weight)
+        taken = taken.reshape(len(taken), -1)
+        leverage = posterior.leverage(features.cpu())
+        # The head without the row knows less of it: h / (1 - h), by Woodbury.
+        leverage = leverage / (1 - taken * leverage).clamp_min(1e-10)
         parts.append((residual, leverage, weight))
-    return _joined(parts, held_out)
+    return _joined(parts, held_out=False)
+
+
+@torch.no_grad()
+def errors_on(
+    net: CFLLNet, batches: TensorBatches, posterior: HeadPosterior
+) -> UnseenRows:
+    """Errors of a head on rows that it was not solved on; many are sampled evenly."""
+    parts = []
+    for features, targets, weight in stream(net, sample_of(batches)):
+        targets = targets.to(posterior.vectors)
+        residual = targets - net.module_.head(features).to(targets)
+        leverage = posterior.leverage(features.cpu())
+        parts.append((residual, leverage, rows_weight(weight, targets)))
+    return _joined(parts, held_out=True)
 
 
 def _joined(

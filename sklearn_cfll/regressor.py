@@ -49,8 +49,9 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
     noise_ : float or array of shape (n_outputs,)
         Standard deviation of the noise, in the units of y, fitted to the errors on the
         held-out rows; where there are none, to leave-one-out errors, which are too
-        small, since the backbone has seen the rows. In a stream without ``fit``, what
-        the errors leave after the head's degrees of freedom.
+        small, since the backbone has seen the rows. In a stream without ``fit``, to the
+        errors of each chunk before it is learnt, or where the backbone doesn't move,
+        what the errors leave after the head's degrees of freedom.
     posterior_scale_ : float
         The variance of the head's posterior is so many times that which the ridge
         model has with this noise; fitted along with the noise.
@@ -154,11 +155,14 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
         self._take_path(problem)
         self._learn_errors(net, problem, path)
 
+    def _before(self, problem: Problem | None) -> Any:
+        return self._unlearnt_noise(problem)
+
     def _publish_streamed(
         self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
     ) -> None:
         self._take(net)
-        self._update_errors(net, path)
+        self._update_errors(net, problem, path, before)
 
     def _take(self, net: CFLLNet) -> None:
         head = net.module_.head

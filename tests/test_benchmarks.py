@@ -1,5 +1,6 @@
 """The examples run in their quick mode, and print what they promise."""
 
+import argparse
 import importlib
 import json
 import os
@@ -453,3 +454,33 @@ def test_leave_one_out_of_the_benchmark_is_that_of_refits(benchmark_module):
     for output, index in enumerate(best):
         expected = script.solve(features, targets, script.ALPHAS[index])
         torch.testing.assert_close(weight[:, output], expected[:, output])
+
+
+def test_streaming_predicts_each_chunk_before_it_is_learnt(tmp_path, benchmark_module):
+    printed = run_quickly("benchmarks/streaming.py", tmp_path, "--output", "stream")
+    results = pd.read_csv(tmp_path / "stream" / "streaming_100.csv")
+    assert sorted(set(results["method"])) == sorted(
+        ["auto", "one pass", "frozen", "MLP", "linear"]
+    )
+    assert np.isfinite(results[["all", "late"]]).all(axis=None)
+    assert "diabetes" in (tmp_path / "stream" / "streaming_100.rst").read_text()
+    assert "ratios to auto" in printed
+
+    streaming = benchmark_module("streaming")
+    X, y = np.ones((30, 2)), np.repeat([0.0, 1.0, 0.0], 10)
+
+    class Last:
+        value = None
+
+        def learn(self, X, y):
+            self.value = y.mean()
+
+        def predict(self, X):
+            return np.full(len(X), self.value)
+
+    split = argparse.Namespace(name="steps", task="regression", train=(X, y))
+    arguments = argparse.Namespace(chunk=10, settings={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "make", lambda *_: Last())
+        row = streaming.measure(split, 0, "auto", arguments)
+    assert row["all"] == pytest.approx(1 / y.var())

@@ -127,6 +127,34 @@ def test_the_noise_of_a_stream_is_what_its_degrees_of_freedom_leave(
     assert model.noise_[1] == pytest.approx(100, rel=0.25)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["rows", "weights"])
+def test_where_the_backbone_moves_the_noise_is_that_of_rows_not_yet_learnt(
+    table, targets, weight, weighted
+):
+    X, _ = table
+    model = regressor(alpha=0.01, dtype="float64", stream_epochs=5)
+    own = weight if weighted else np.ones(180)
+    variances = []
+    for number, rows in enumerate(np.split(np.arange(180), 3)):
+        if number:
+            squares = (targets[rows] - model.predict(X[rows])) ** 2
+            leverage = model.leverage(X[rows])[:, None]
+            counts = own[rows] / own[rows].sum()
+            variances.append(counts @ (squares / (1 + leverage)))
+        model.partial_fit(X[rows], targets[rows], own[rows] if weighted else None)
+        if number:
+            close(model.noise_, np.sqrt(np.mean(variances, axis=0)))
+    assert model.posterior_scale_ == 1
+
+
+def test_one_chunk_that_trains_the_backbone_warns_of_its_noise(table):
+    X, y = table
+    model = regressor(max_epochs=3).partial_fit(X[:100], y[:100])
+    with pytest.warns(UserWarning, match="trained on all rows of the stream so far"):
+        model.predict(X, return_std=True)
+    model.partial_fit(X[100:], y[100:]).predict(X, return_std=True)
+
+
 def test_a_head_with_a_degree_of_freedom_for_each_row_is_not_sure(table):
     X, y = table
     model = regressor(alpha=0.0, **FROZEN).partial_fit(X[:10], y[:10])

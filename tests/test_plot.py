@@ -417,3 +417,22 @@ def test_no_file_imports_matplotlib_as_it_is_imported():
             names = [alias.name for alias in getattr(node, "names", [])]
             names.append(getattr(node, "module", None) or "")
             assert not [name for name in names if name.startswith("matplotlib")]
+
+
+def test_intervals_of_many_coverages_take_one_pass(monkeypatch):
+    X, y = np.random.default_rng(0).normal(size=(2, 150, 3))
+    model = regressor(early_stopping=True, max_epochs=1).fit(X, y[:, 0])
+    passes = []
+    one_pass = type(model)._raw_predictions
+
+    def counted(self, *args):
+        passes.append(self)
+        return one_pass(self, *args)
+
+    monkeypatch.setattr(type(model), "_raw_predictions", counted)
+    for kind in ("interval", "std"):
+        display = IntervalCalibrationDisplay.from_estimator(
+            model, X, y[:, 0], kind=kind, coverages=[0.2, 0.5, 0.8]
+        )
+        assert len(display.coverage) == 3
+    assert len(passes) == 2

@@ -199,6 +199,12 @@ def in_one_line(summary):
     )
 
 
+def shown_between(axes, value):
+    """Return whether a value lies within the horizontal limits."""
+    low, high = axes.get_xlim()
+    return low <= value <= high
+
+
 def draw(summary, path):
     """Draw the ratio of seconds of each table."""
     shown = summary.dropna(subset="ratio").sort_values("ratio", ascending=False)
@@ -211,6 +217,11 @@ def draw(summary, path):
     for ratio in (0.2, 0.5):
         axes.axvline(ratio, color="grey", linestyle=":")
     axes.set_xscale("log")
+    ticks = [
+        tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if shown_between(axes, tick)
+    ]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("seconds of CFLL / seconds of AdamW, to the same test error")
     axes.legend()
     figure.savefig(path, dpi=120)
