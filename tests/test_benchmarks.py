@@ -151,7 +151,7 @@ def test_rules_of_cheaper_heads_see_fewer_rows_and_steps(benchmark_module):
 
 def test_fields_takes_the_best_rate_and_runs_nothing_twice(tmp_path):
     arguments = ["benchmarks/fields.py", tmp_path, "--output", "fields.jsonl"]
-    run_quickly(*arguments, "--short", "1")
+    shorter = run_quickly(*arguments, "--short", "1")
     lines = (tmp_path / "fields.jsonl").read_text().splitlines()
     errors = {
         tuple(row["key"][5:]): row["curve"]["errors"][-1]
@@ -166,6 +166,7 @@ def test_fields_takes_the_best_rate_and_runs_nothing_twice(tmp_path):
         assert re.search(rf"^{method} +{best:g} +{error:.5f} ", printed, re.M)
         ratio = errors["closed form", 0, 0.01, "test"] / error
         assert f"closed form / {method}: error {ratio:.3f}, " in printed
+        assert f"error of {method}: " in shorter
     assert (tmp_path / "fields.jsonl").read_text().splitlines() == lines
     assert len(lines) == 4 * 5 + 2
 
