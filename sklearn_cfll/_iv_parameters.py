@@ -5,13 +5,26 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_cfll import _iv_defaults as defaults
+from sklearn_cfll._parameters import Parameters
 from sklearn_cfll.functional.instrument import COMBINATIONS
-from sklearn_cfll.optimizers import OPTIMIZERS, SCHEDULES
+
+# What may be as in the other estimators.
+SHARED = (
+    "optimizer",
+    "lr",
+    "optimizer_params",
+    "lr_schedule",
+    "batch_size",
+    "max_epochs",
+    "dtype",
+    "device",
+    "random_state",
+    "verbose",
+)
 
 
 class IVParameters(BaseEstimator):
@@ -36,31 +49,16 @@ class IVParameters(BaseEstimator):
         ],
         "sample_splitting": ["boolean"],
         "cov_type": [StrOptions({"robust", "unadjusted"})],
-        "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
-        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "weight_decay": [
             None,
             StrOptions({"auto"}),
             Interval(Real, 0, None, closed="left"),
         ],
-        "optimizer_params": [None, dict],
-        "lr_schedule": [StrOptions(set(SCHEDULES)), callable],
-        "batch_size": [
-            StrOptions({"auto", "full"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
-        "max_epochs": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
         "validation_fraction": [
             StrOptions({"auto"}),
             Interval(Real, 0, 1, closed="left"),
         ],
-        "dtype": [StrOptions({"auto", "float32", "float64"})],
-        "device": [str, torch.device],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
+        **{name: Parameters._parameter_constraints[name] for name in SHARED},
     }
 
     def __init__(
