@@ -124,6 +124,7 @@ def make_demand(
         structural : ndarray of shape (n_samples,)
             The sales' structural part, without the error.
         feature_names, instrument_names : list of str
+            Names of the columns of both.
         endogenous : list of str
             Names of the columns that the error is correlated with: price.
 
