@@ -85,9 +85,9 @@ class LearntErrors(BaseCFLL):
         if problem is None or not (self._sums.streamed and self._sums.stepped):
             return None
         rows = errors_on(self.net_, problem.batches, self._posterior)
-        relative = rows.weight.reshape(len(rows.residual), -1) / (1 + rows.leverage)
-        square = weighted_sum(relative, rows.residual.square())
-        total = rows.weight.reshape(len(rows.residual), -1).sum(0)
+        weight = rows.weight.reshape(len(rows.residual), -1)
+        relative = weight / (1 + rows.leverage)
+        square, total = weighted_sum(relative, rows.residual.square()), weight.sum(0)
         last = self._noise_variance()
         return torch.where(total > 0, square / total.clamp_min(1e-300), last)
 
