@@ -116,7 +116,11 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         super().__setstate__(state)
         if hasattr(self, "net_"):
             # What was trained on a device that isn't there goes on on the CPU.
-            self.net_.move_to(device_or_cpu(self.device))
+            self._move_to(device_or_cpu(self.device))
+
+    def _move_to(self, device: torch.device) -> None:
+        """Predict on a device from now on."""
+        self.net_.move_to(device)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -148,15 +148,11 @@ def _rebuilt(described: Any, reader: Reader, device: torch.device) -> Any:
         raise ValueError(f"the file names {described['estimator']}, no estimator.")
     estimator: Any = cls.__new__(cls)
     state = reader.read(described["state"])
-    if isinstance(estimator, CFLLIVRegressor):
-        estimator.__dict__.update(state)
-        estimator._move_to(device)
-        return estimator
-    network = state.pop("net_")
+    network = state.pop("net_", None)  # one that skorch trained
     estimator.__dict__.update(state)
-    net = net_of(estimator, network)
-    net.move_to(device)
-    estimator.net_ = net
+    if network is not None:
+        estimator.net_ = net_of(estimator, network)
+    estimator._move_to(device)
     return estimator
 
 
