@@ -94,20 +94,22 @@ class MemberRows:
         if n_batches == 1:
             yield self.whole()
             return
-        order = torch.rand(self.index.shape, generator=generator).argsort(1)
-        index = self.index.gather(1, order.to(self.index.device))
-        for part in index.tensor_split(n_batches, dim=1):
+        for part in self._shuffled(generator).tensor_split(n_batches, dim=1):
             yield self.rows.take(part)
 
     def halves(self, generator: torch.Generator) -> tuple[MemberRows, MemberRows]:
         """Split each member's rows at random into two halves, the first the larger."""
-        order = torch.rand(self.index.shape, generator=generator).argsort(1)
-        index = self.index.gather(1, order.to(self.index.device))
+        index = self._shuffled(generator)
         middle = (len(self) + 1) // 2
         return (
             MemberRows(self.rows, index[:, :middle]),
             MemberRows(self.rows, index[:, middle:]),
         )
+
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
+        """Put each member's row numbers in an order of its own."""
+        order = torch.rand(self.index.shape, generator=generator).argsort(1)
+        return self.index.gather(1, order.to(self.index.device))
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
