@@ -39,9 +39,9 @@ def fit_polynomials(data, rows, degree):
         return np.column_stack([np.ones(len(columns)), basis.transform(columns)])
 
     second, first = terms(bases[0], data.X[rows]), terms(bases[1], inputs[rows])
-    predicted = first @ np.linalg.lstsq(first, second)[0]
-    coefficients = np.linalg.lstsq(predicted, data.y[rows], rcond=1e-8)[0]
-    reduced = np.linalg.lstsq(first, second)[0] @ coefficients
+    projection = np.linalg.lstsq(first, second)[0]
+    coefficients = np.linalg.lstsq(first @ projection, data.y[rows], rcond=1e-8)[0]
+    reduced = projection @ coefficients
     return (
         lambda X: terms(bases[0], X) @ coefficients,
         lambda held: terms(bases[1], inputs[held]) @ reduced,
