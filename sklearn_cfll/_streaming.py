@@ -92,6 +92,8 @@ class Streaming(BaseCFLL):
             )
         with all_or_nothing(self):
             first = not hasattr(self, "net_")
+            if not first:
+                self._validate_params()  # scikit-learn does so in the first call alone
             train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
             if first:
                 self._start_targets(train)

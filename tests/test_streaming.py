@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.utils._param_validation import InvalidParameterError
 from small_models import classifier, regressor
 
 from sklearn_cfll.functional import Moments, RidgePath, solve_ridge
@@ -292,3 +293,16 @@ def test_a_stream_keeps_no_rows(rows):
     for _ in range(20):
         model.partial_fit(X, Y)
     assert len(pickle.dumps(model)) - size < X.nbytes / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.0), ("stream_epochs", -3), ("forgetting", 2.0)]
+)
+def test_parameters_are_checked_in_each_call(rows, name, value):
+    X, Y = rows
+    model = regressor(max_epochs=1).partial_fit(X[:100], Y[:100])
+    before = model.predict(X)
+    model.set_params(**{name: value})
+    with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of CFLL"):
+        model.partial_fit(X[100:], Y[100:])
+    np.testing.assert_array_equal(model.predict(X), before)
