@@ -228,16 +228,20 @@ def check_range(X: NDArray[Any], *, training: bool) -> None:
         )
 
 
-def as_backbone(backbone: Any) -> Backbone:
+def as_backbone(backbone: Any, parameter: str = "backbone") -> Backbone:
     """Turn what a user passes as ``backbone`` into a parameter object."""
     if backbone is None:
         return MLP()
     if isinstance(backbone, nn.Module):
         return ModuleBackbone(backbone)
     if isinstance(backbone, type) or not hasattr(backbone, "build"):
+        cure = "pass one of these."
+        if isinstance(backbone, type) and issubclass(backbone, Backbone):
+            cure = f"pass an instance, {backbone.__name__}(...)."
+        elif callable(backbone):
+            cure = f"wrap a class or a function as TorchBackbone({name_of(backbone)})."
         raise TypeError(
-            f"backbone must be None, a torch.nn.Module instance, MLP(...) or "
-            f"TorchBackbone(...), got {backbone!r}; wrap a class or a function as "
-            f"TorchBackbone({name_of(backbone)})."
+            f"{parameter} must be None, a torch.nn.Module instance, MLP(...) or "
+            f"TorchBackbone(...), got {backbone!r}; {cure}"
         )
     return backbone

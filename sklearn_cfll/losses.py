@@ -77,6 +77,11 @@ def objective_of(loss: Tensor, objective: str | Callable[[Tensor], Tensor]) -> T
             f"objective returned {got} for a loss of shape (); it must return a tensor "
             "of that shape, as torch.sqrt does."
         )
+    if loss.requires_grad and not value.requires_grad:
+        raise ValueError(
+            "objective returned a tensor without a gradient, by which nothing would be "
+            "learnt; compute it from the loss by torch's functions, without detach()."
+        )
     return value
 
 

@@ -78,6 +78,8 @@ def save(estimator: BaseCFLL | CFLLIVRegressor, path: str | os.PathLike[str]) ->
     }
     # So that a file that was there is whole until the new one is.
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}; make it first.")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         save_file(writer.tensors, partial, metadata)

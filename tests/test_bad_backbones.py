@@ -42,9 +42,9 @@ ONE_TENSOR = (
 )
 NOT_A_BACKBONE = (
     r"backbone must be None, a torch\.nn\.Module instance, MLP\(\.\.\.\) or "
-    r"TorchBackbone\(\.\.\.\), got {}; wrap a class or a function as "
-    r"TorchBackbone\({}\)\."
+    r"TorchBackbone\(\.\.\.\), got {}; {}\."
 )
+WRAP = r"wrap a class or a function as TorchBackbone\({}\)"
 
 
 def network(in_features):
@@ -142,27 +142,35 @@ NOT_BUILT = [
         "a bare class",
         TypeError,
         NOT_A_BACKBONE.format(
-            r"<class 'torch\.nn\.modules\.linear\.Linear'>", "Linear"
+            r"<class 'torch\.nn\.modules\.linear\.Linear'>", WRAP.format("Linear")
         ),
         params={"backbone": nn.Linear},
     ),
     case(
         "the class MLP",
         TypeError,
-        NOT_A_BACKBONE.format(r"<class 'sklearn_cfll\.mlp\.MLP'>", "MLP"),
+        NOT_A_BACKBONE.format(
+            r"<class 'sklearn_cfll\.mlp\.MLP'>", r"pass an instance, MLP\(\.\.\.\)"
+        ),
         params={"backbone": MLP},
     ),
     case(
         "a bare function",
         TypeError,
-        NOT_A_BACKBONE.format(r"<function network at 0x\w+>", "network"),
+        NOT_A_BACKBONE.format(r"<function network at 0x\w+>", WRAP.format("network")),
         params={"backbone": network},
     ),
     case(
         "another estimator",
         TypeError,
-        NOT_A_BACKBONE.format(r"CFLLRegressor\(\)", "CFLLRegressor"),
+        NOT_A_BACKBONE.format(r"CFLLRegressor\(\)", "pass one of these"),
         params={"backbone": CFLLRegressor()},
+    ),
+    case(
+        "a name",
+        TypeError,
+        NOT_A_BACKBONE.format("'mlp'", "pass one of these"),
+        params={"backbone": "mlp"},
     ),
     case(
         "a factory that raises",

@@ -192,6 +192,14 @@ def test_it_goes_with_the_estimator_into_a_file(smooth, tmp_path):
             params={"net_params": {"objective": lambda loss: None}},
         ),
         case(
+            "no gradient",
+            ValueError,
+            r"objective returned a tensor without a gradient, by which nothing would "
+            r"be learnt; compute it from the loss by torch's functions, without "
+            r"detach\(\)\.",
+            params={"net_params": {"objective": lambda loss: loss.detach()}},
+        ),
+        case(
             "a wrong shape",
             ValueError,
             r"objective returned \(1,\) for a loss of shape \(\); it must return a "

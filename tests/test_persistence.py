@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -392,3 +393,12 @@ def test_what_can_not_be_described_is_named(table, path):
         save(model, path)
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_named(table, tmp_path):
+    model = regressor(max_epochs=1).fit(*table)
+    message = (
+        rf"\Athere is no folder {re.escape(str(tmp_path / 'no'))}; make it first\.\Z"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        save(model, tmp_path / "no" / "model.safetensors")
