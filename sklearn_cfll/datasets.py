@@ -28,7 +28,8 @@ def structural_demand(X: ArrayLike) -> NDArray[np.float64]:
     Parameters
     ----------
     X : array-like of shape (n_samples, 3)
-        Columns price, time and sentiment, as :func:`make_demand` has them.
+        Columns price, time and sentiment, as :func:`make_demand` has them; in any
+        order in a data frame that has these names.
 
     Returns
     -------
@@ -52,7 +53,10 @@ def structural_demand(X: ArrayLike) -> NDArray[np.float64]:
     >>> structural_demand([[20.0, 5.0, 1.0]])
     array([30.])
     """
-    columns = np.asarray(X, dtype=np.float64)
+    table: Any = X
+    if set(getattr(table, "columns", [])) == set(_COLUMNS):
+        table = table[_COLUMNS]
+    columns = np.asarray(table, dtype=np.float64)
     if columns.ndim != 2 or columns.shape[1] != len(_COLUMNS):
         raise ValueError(
             f"X has shape {columns.shape} but needs the three columns "
@@ -125,8 +129,9 @@ def make_demand(
             The sales' structural part, without the error.
         feature_names, instrument_names : list of str
             Names of the columns of both.
-        endogenous : list of str
-            Names of the columns that the error is correlated with: price.
+        endogenous : list of str or int
+            The column that the error is correlated with, price: its name with
+            ``as_frame``, else its number.
 
     References
     ----------
@@ -161,7 +166,7 @@ def make_demand(
         structural=structural,
         feature_names=list(_COLUMNS),
         instrument_names=list(_INSTRUMENTS),
-        endogenous=_COLUMNS[:1],
+        endogenous=_COLUMNS[:1] if as_frame else [0],
     )
 
 

@@ -92,7 +92,10 @@ def test_frames_hold_the_same_numbers_under_names():
     assert list(frames.X) == frames.feature_names == ["price", "time", "sentiment"]
     assert list(frames.instruments) == frames.instrument_names == ["cost"]
     assert frames.y.name == "sales"
-    assert set(frames.endogenous) <= set(frames.X)
+    assert frames.endogenous == ["price"]
+    assert arrays.endogenous == [0]
+    turned = frames.X[["time", "price", "sentiment"]]
+    np.testing.assert_array_equal(structural_demand(turned), arrays.structural)
     for name in ("X", "instruments", "y"):
         np.testing.assert_array_equal(arrays[name], frames[name].to_numpy())
 
