@@ -90,7 +90,7 @@ def _built(
     weight: Tensor | None,
 ) -> nn.Module:
     """Build one backbone, and see that it gives rows of finite features."""
-    backbone = as_backbone(backbone)
+    backbone = as_backbone(backbone, parameter)
     name = f"{parameter} {_describe(backbone)}"
     device, dtype = table.device, table.dtype
     batches = TensorBatches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +129,9 @@ def read_instruments(
         raise ValueError(
             "instruments is missing: pass instruments=Z, an array or a frame of one "
             "row a sample, whose columns move the endogenous columns of X and have no "
-            "other effect on y. In a pipeline or a search call "
-            "set_fit_request(instruments=True) with metadata routing enabled."
+            "other effect on y. In a pipeline or a search enable metadata routing, and "
+            "call set_fit_request(instruments=True), in a search "
+            "set_score_request(instruments=True), too."
         )
     names = _get_feature_names(instruments)
     if names is None and isinstance(getattr(instruments, "name", None), str):
@@ -196,13 +198,76 @@ def assign_columns(
     n_excluded, n_endogenous = int(excluded.sum()), len(endogenous)
     if n_excluded < n_endogenous:
         also = Z.shape[1] - n_excluded
-        aside = f" besides {also} that X's exogenous columns hold, too" if also else ""
+        aside = (
+            f", besides {also} that X's exogenous columns hold, too," if also else ""
+        )
         raise ValueError(
-            f"instruments has {n_excluded} columns{aside} but {n_endogenous} columns "
-            "of X are endogenous; pass at least as many instruments, or name fewer "
-            "columns in endogenous."
+            f"instruments has {_counted(n_excluded)}{aside} but X has "
+            f"{_counted(n_endogenous)} that endogenous names; pass at least as many "
+            "instruments, or name fewer columns in endogenous."
         )
     return Columns(endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names)
+
+
+def check_endogenous(
+    endogenous: NDArray[np.intp],
+    X: NDArray[np.float64],
+    names: NDArray[Any] | None,
+) -> None:
+    """Refuse endogenous columns that are constant, or copies of another column of X.
+
+    Parameters
+    ----------
+    endogenous : int array
+    X : array of shape (n, n_columns)
+        The rows that have weight.
+    names : array of str or None
+        Of X's columns.
+    """
+
+    def name_of(index: int) -> str:
+        return f"x{index}" if names is None else str(names[index])
+
+    constant = [i for i in endogenous if X[:, i].max() == X[:, i].min()]
+    if constant:
+        raise ValueError(
+            f"column {constant[0]} ({name_of(constant[0])}) of X is endogenous and "
+            "constant, so that its effect can't be told; leave it out."
+        )
+    units = _units(X)
+    for i in endogenous:
+        same = np.flatnonzero(abs(units[:, i] @ units) > _SAME)
+        other = same[same != i]
+        if other.size:
+            raise ValueError(
+                f"columns {i} ({name_of(i)}, endogenous) and {other[0]} "
+                f"({name_of(other[0])}) of X are the same, but for shift and scale; "
+                "leave one of them out."
+            )
+
+
+def warn_of_copies(
+    columns: Columns,
+    X: NDArray[np.float64],
+    y: NDArray[np.float64],
+    Z: NDArray[np.float64],
+) -> None:
+    """Warn of instruments that are endogenous columns, or y, themselves."""
+    unit_Z = _units(Z)
+    others = [
+        (f"column {i} of X, which is endogenous", X[:, i]) for i in columns.endogenous
+    ]
+    for what, values in [*others, ("y", y)]:
+        same = np.flatnonzero(abs(_units(values[:, None])[:, 0] @ unit_Z) > _SAME)
+        if same.size:
+            warnings.warn(
+                f"column {same[0]} ({columns.name_of_instrument(same[0])}) of "
+                f"instruments is {what}, but for shift and scale: it is correlated "
+                "with the error, and the fit as confounded as one without "
+                "instruments; leave it out.",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def read_instruments_again(
@@ -222,6 +287,10 @@ def read_instruments_again(
             "pass the same ones in the same order."
         )
     return Z
+
+
+def _counted(n_columns: int) -> str:
+    return f"{n_columns} column{'' if n_columns == 1 else 's'}"
 
 
 def _units(columns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -28,12 +28,15 @@ def diagnose(
     predictions: RowPredictions,
     *,
     robust: bool,
+    seen: bool,
 ) -> dict[str, Any]:
     """Test the instruments on some rows.
 
     A linear stage 1 is tested as ever, with the instruments given. Of a learnt one the
     predictions of the endogenous columns are the instruments, one for each column; what
-    they owe to the exogenous columns is controlled for.
+    they owe to the exogenous columns is controlled for. On rows that the networks have
+    seen such predictions would always look strong, so that there, too, it is the
+    instruments given that are tested.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def diagnose(
     rows : StageRows
     predictions : RowPredictions
     robust : bool
+    seen : bool
+        Whether the networks were trained on these rows.
 
     Returns
     -------
@@ -49,12 +54,10 @@ def diagnose(
     """
     columns = rows.treatment.to(predictions.columns)
     controls, instruments = rows.exogenous.to(columns), rows.instruments.to(columns)
-    strong = instruments
-    if ensemble.learns_instruments:
-        strong = predictions.columns
-    found = first_stage(
-        columns, strong, _joined(controls, predictions.averaged), rows.weight
-    )
+    strong, known = instruments, controls
+    if ensemble.learns_instruments and not seen:
+        strong, known = predictions.columns, _joined(controls, predictions.averaged)
+    found = first_stage(columns, strong, known, rows.weight)
     relevance = None
     if found is not None:
         tests = zip(found.partial_r2, found.tests, strict=True)
@@ -129,7 +132,7 @@ def warn_of_memorising(train: dict[str, float], unseen: dict[str, float]) -> Non
         if train[key] < defaults.MEMORISED * unseen[key]:
             warnings.warn(
                 f"{stage} leaves {train[key]:.3g} of the variance of its training rows "
-                f"but {unseen[key]:.3g} of the held-out ones': it has memorised rows, "
+                f"but {unseen[key]:.3g} of the held-out ones: it has memorised rows, "
                 "and what it memorises is confounded; use fewer epochs, smaller "
                 f"backbones, larger batches or a larger {alpha}.",
                 UserWarning,

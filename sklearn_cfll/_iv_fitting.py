@@ -13,7 +13,13 @@ from torch import nn
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._device import resolve_device, resolve_dtype
 from sklearn_cfll._iv_build import build_ensemble
-from sklearn_cfll._iv_columns import assign_columns, find_endogenous, read_instruments
+from sklearn_cfll._iv_columns import (
+    assign_columns,
+    check_endogenous,
+    find_endogenous,
+    read_instruments,
+    warn_of_copies,
+)
 from sklearn_cfll._iv_losses import Penalties, Trainee
 from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_problem import IVProblem, mean_one
@@ -53,7 +59,9 @@ def read_problem(
             raise ValueError("sample_weight is zero for every row; give some a weight.")
         used = weight > 0
         X, y, Z, weight = X[used], y[used], Z[used], weight[used]
+    check_endogenous(endogenous, X, names)
     columns = assign_columns(endogenous, X, Z, instrument_names)
+    warn_of_copies(columns, X, y, Z)
     estimator._columns = columns
     estimator._targets = StandardisedTargets.fitted(y, weight)
     weight, unit = (None, 1.0) if weight is None else mean_one(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -130,9 +132,18 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
             numbers = len(network.first.weight)
             parts = [network.instrument(p.inputs) for p in rows.chunks(numbers)]
             features = torch.cat(parts).cpu()
+            refuse_few_rows(*features.shape)
             sums.append(projected_sums(residuals, centred, features, own))
         left, whole = torch.stack(sums).sum(0).tolist()
-        return 1.0 - left / whole if whole > 0 else float("nan")
+        if not whole > 0:
+            warnings.warn(
+                "the score is not defined: the instruments predict nothing of y on "
+                "these rows; pass more of them.",
+                UndefinedMetricWarning,
+                stacklevel=3,
+            )
+            return float("nan")
+        return 1.0 - left / whole
 
     # Columns ----------------------------------------------------------------
 
@@ -196,3 +207,13 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def refuse_few_rows(n_rows: int, n_features: int) -> None:
+    """Refuse a score on rows that instrument features could tell apart one by one."""
+    if n_rows <= n_features + 1:
+        raise ValueError(
+            f"X has {n_rows} rows, but the instrument network has {n_features} "
+            "features and there is a constant, which predict any y on so few; pass "
+            "more rows, or fit with an instrument_backbone of fewer features."
+        )

@@ -138,8 +138,8 @@ class IVResults(IVPredicting):
         kind: str,
     ) -> dict[str, Any]:
         """Diagnose on rows, with the names of the columns and in the units of y."""
-        robust = self.cov_type == "robust"
-        found = diagnose(ensemble, rows, predictions, robust=robust)
+        robust, seen = self.cov_type == "robust", kind == "training"
+        found = diagnose(ensemble, rows, predictions, robust=robust, seen=seen)
         if found["first_stage"] is not None:
             names = self._names["endogenous"]
             found["first_stage"] = dict(zip(names, found["first_stage"], strict=True))
@@ -166,10 +166,12 @@ class IVResults(IVPredicting):
             "dof" and "dof_residual". Where the instrument networks are trained, the
             instruments tested are their predictions of the columns, and what is owed to
             the exogenous columns is controlled for: these columns, and the predictions'
-            mean over instruments of other rows. "cragg_donald" is the least eigenvalue
-            that goes with the Fs. "durbin_wu_hausman" tests whether the columns are
-            exogenous after all: whether the residuals of stage 1 explain what X, the
-            structural fit and the fit without instruments leave of y.
+            mean over instruments of other rows. (``diagnostics_`` of rows that the
+            networks have seen tests the instruments as they are.) "cragg_donald" is the
+            least eigenvalue that goes with the Fs. "durbin_wu_hausman" tests whether
+            the columns are exogenous after all: whether the residuals of stage 1
+            explain what X, the structural fit and the fit without instruments leave of
+            y.
             "overidentification" tests whether the instruments explain the structural
             residuals (Sargan's test; with ``cov_type="robust"`` Wooldridge's); None
             where the model is just identified. "non_iv_difference" is the root mean

@@ -71,7 +71,10 @@ def _coefficients(estimator: Any) -> list[str]:
 
 
 def _first_stage(found: dict[str, Any]) -> list[str]:
-    lines = [f"First stage, on {_rows(found)}"]
+    rows = _rows(found)
+    if found["rows"] == "training":
+        rows = f"{found['n_rows']} rows, linear in the instruments as they are"
+    lines = [f"First stage, on {rows}"]
     tests = found["first_stage"]
     if tests is None:
         return [*lines, "not available: too few rows."]
@@ -105,7 +108,7 @@ def _tests(found: dict[str, Any]) -> list[str]:
         "  " + _told(found["durbin_wu_hausman"], "too few rows"),
         "  instruments change the predictions by "
         f"{found['non_iv_difference']:.4g} (root mean square)",
-        "Over-identification test; hypothesis: the instruments agree",
+        "Over-identification test; hypothesis: the instruments agree, and f fits",
         "  " + _told(found["overidentification"], "just identified, or too few rows"),
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from refusals import NO_WEIGHT
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
 from torch import nn
 
@@ -27,8 +27,9 @@ CASES = [
         "no instruments",
         "instruments is missing: pass instruments=Z, an array or a frame of one row a "
         "sample, whose columns move the endogenous columns of X and have no other "
-        "effect on y. In a pipeline or a search call set_fit_request(instruments=True) "
-        "with metadata routing enabled.",
+        "effect on y. In a pipeline or a search enable metadata routing, and call "
+        "set_fit_request(instruments=True), in a search "
+        "set_score_request(instruments=True), too.",
         instruments=None,
     ),
     case(
@@ -44,17 +45,29 @@ CASES = [
     ),
     case(
         "fewer instruments than endogenous columns",
-        "instruments has 1 columns but 2 columns of X are endogenous; pass at least as "
-        "many instruments, or name fewer columns in endogenous.",
+        "instruments has 1 column but X has 2 columns that endogenous names; pass at "
+        "least as many instruments, or name fewer columns in endogenous.",
         endogenous=None,
         instruments=Z[:, :1],
     ),
     case(
         "instruments that are exogenous columns",
-        "instruments has 0 columns besides 1 that X's exogenous columns hold, too but "
-        "1 columns of X are endogenous; pass at least as many instruments, or name "
-        "fewer columns in endogenous.",
+        "instruments has 0 columns, besides 1 that X's exogenous columns hold, too, "
+        "but X has 1 column that endogenous names; pass at least as many instruments, "
+        "or name fewer columns in endogenous.",
         instruments=3 * X[:, 1] + 2,
+    ),
+    case(
+        "a constant treatment",
+        "column 0 (price) of X is endogenous and constant, so that its effect can't be "
+        "told; leave it out.",
+        X=FRAME.assign(price=3.0),
+    ),
+    case(
+        "a treatment that is there twice",
+        "columns 0 (x0, endogenous) and 2 (x2) of X are the same, but for shift and "
+        "scale; leave one of them out.",
+        X=np.column_stack([X, 1 - 2 * X[:, 0]]),
     ),
     case(
         "a constant instrument",
@@ -200,7 +213,7 @@ def test_a_fit_that_fails_leaves_the_last_one_whole():
         (
             {"instrument_backbone": nn.Linear},
             TypeError,
-            r"backbone must be None, .* wrap a class or a function as "
+            r"instrument_backbone must be None, .* wrap a class or a function as "
             r"TorchBackbone\(Linear\)\.",
         ),
         (
@@ -243,6 +256,45 @@ def test_further_rows_must_have_the_same_instruments():
         model.score(X, Y, instruments=Z[:5])
     with pytest.raises(ValueError, match=r"\Ainstruments is missing"):
         model.diagnose(X, Y, instruments=None)
+
+
+@pytest.mark.parametrize(
+    ("instruments", "what"),
+    [
+        (np.column_stack([Z[:, 0], 1 - X[:, 0]]), "column 0 of X, which is endogenous"),
+        (np.column_stack([Z[:, 0], Y]), "y"),
+    ],
+    ids=["the treatment", "the target"],
+)
+def test_an_instrument_that_is_what_it_should_explain_is_a_warning(instruments, what):
+    message = rf"\Acolumn 1 \(z1\) of instruments is {what}, but for shift and scale: "
+    with pytest.warns(UserWarning, match=message):
+        two_stage_least_squares([0]).fit(X, Y, instruments=instruments)
+
+
+def test_a_score_needs_more_rows_than_instrument_features():
+    model = small(max_epochs=1).fit(X, Y, instruments=Z)
+    message = (
+        r"\AX has 12 rows, but the instrument network has 11 features and there is a "
+        r"constant, which predict any y on so few; pass more rows, or fit with an "
+        r"instrument_backbone of fewer features\.\Z"
+    )
+    assert model.network_.networks[0].first.weight.shape[0] == 11
+    with pytest.raises(ValueError, match=message):
+        model.score(X[:12], Y[:12], instruments=Z[:12])
+    with pytest.warns(UndefinedMetricWarning, match="the score is not defined"):
+        assert np.isnan(model.score(X, np.ones(60), instruments=Z))
+
+
+@pytest.mark.parametrize("n_rows", [80, 250])
+def test_instruments_that_move_nothing_are_weak_on_small_tables_too(n_rows):
+    random = np.random.default_rng(0)
+    Z, (w, hidden) = random.normal(size=(n_rows, 3)), random.normal(size=(2, n_rows))
+    X, y = np.column_stack([0.5 * w + hidden, w]), 2 * hidden + w
+    with pytest.warns(UserWarning, match="the instruments are weak for x0"):
+        model = small(max_epochs=60).fit(X, y, instruments=Z)
+    assert model.diagnostics_["rows"] == "training"
+    assert "linear in the instruments as they are" in model.summary()
 
 
 @pytest.mark.parametrize("method", ["predict", "transform", "score", "summary"])
