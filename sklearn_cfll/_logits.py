@@ -165,45 +165,85 @@ def fit_logistic(train: ClassRows, held_out: ClassRows, n_outputs: int) -> Linea
         Of finite log loss on the held-out rows; zero where no ridge has such.
     """
     mean = train.weight @ train.features / train.weight.sum()
-    centred = train._replace(features=train.features - mean)
+    loss = PenalisedLogLoss(train._replace(features=train.features - mean), n_outputs)
     unseen = held_out._replace(features=held_out.features - mean)
-    energy = centred.features.square().mean()
-    weight = mean.new_zeros(len(mean), n_outputs, requires_grad=True)
-    bias = mean.new_zeros(n_outputs, requires_grad=True)
-    best, least = (weight.detach().clone(), bias.detach().clone()), np.inf
+    head = np.zeros((n_outputs, len(mean) + 1))
+    best, least = loss.logits(head), np.inf
     for ridge in _RIDGES:
-        _descend(weight, bias, centred, ridge * energy)
-        with torch.no_grad():
-            loss = float(_log_loss(unseen.features @ weight + bias, unseen))
-        if not loss <= _WORSE * least:
+        head = loss.descend(head, ridge)
+        logits = loss.logits(head)
+        unseen_loss = _log_loss(logits, unseen)
+        if not unseen_loss <= _WORSE * least:
             break
-        if loss < least:
-            best, least = (weight.detach().clone(), bias.detach().clone()), loss
-    return LinearLogits(best[0], best[1] - mean @ best[0])
+        if unseen_loss < least:
+            best, least = logits, unseen_loss
+    return LinearLogits(best.weight, best.bias - mean @ best.weight)
 
 
-@torch.enable_grad()
-def _descend(weight: Tensor, bias: Tensor, rows: ClassRows, penalty: Tensor) -> None:
-    """Lower the penalised log loss by a few steps of L-BFGS."""
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe"
-    )
+class PenalisedLogLoss:
+    """Log loss of rows, and a ridge, as a function of a head's numbers.
 
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = _log_loss(torch.addmm(bias, rows.features, weight), rows)
+    Logits lie as classes by rows: products with few columns are slow.
+
+    Parameters
+    ----------
+    rows : ClassRows
+        With centred features.
+    n_outputs : int
+        Logits k: the number of classes, or one for two classes.
+    """
+
+    def __init__(self, rows: ClassRows, n_outputs: int) -> None:
+        self.features, label, weight = rows
+        self.columns = self.features.T.contiguous()
+        self.energy = float(self.features.square().mean())
+        self.weight = (weight / weight.sum()).to(self.features)
+        one_hot = nn.functional.one_hot(label, max(n_outputs, 2)).T[-n_outputs:]
+        self.truth = one_hot.to(self.features) * self.weight
+
+    def descend(self, head: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+        """Go a few iterations of L-BFGS from a head (k, d + 1), biases last."""
+        found = minimize(
+            self,
+            head.ravel(),
+            args=(ridge * self.energy,),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": _ITERATIONS, "ftol": 1e-9, "gtol": 1e-7},
+        )
+        return found.x.reshape(head.shape)
+
+    def logits(self, head: NDArray[np.float64]) -> LinearLogits:
+        """Logits of centred features by a head (k, d + 1)."""
+        both = torch.from_numpy(head).to(self.features)
+        return LinearLogits(both[:, :-1].T, both[:, -1])
+
+    @torch.no_grad()
+    def __call__(
+        self, numbers: NDArray[np.float64], penalty: float
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Loss and gradient."""
+        both = torch.from_numpy(numbers).to(self.features).view(len(self.truth), -1)
+        weight, bias = both[:, :-1], both[:, -1:]
+        logits = torch.addmm(bias, weight, self.columns)
+        if len(logits) == 1:
+            partition, expected = nn.functional.softplus(logits[0]), logits.sigmoid()
+        else:
+            partition = logits.logsumexp(0)
+            expected = torch.exp(logits - partition)
+        loss = self.weight @ partition - (logits * self.truth).sum()
         loss = loss + penalty * weight.square().sum()
-        loss.backward()
-        return float(loss.detach())
+        error = expected * self.weight - self.truth
+        slope = torch.addmm(weight, error, self.features, beta=2 * penalty)
+        gradient = torch.cat([slope, error.sum(1, keepdim=True)], 1)
+        return float(loss), _wide(gradient).ravel()
 
-    optimizer.step(closure)
 
-
-def _log_loss(logits: Tensor, rows: ClassRows) -> Tensor:
-    if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)
-    losses = nn.functional.cross_entropy(logits, rows.label, reduction="none")
-    return rows.weight @ losses / rows.weight.sum()
+def _log_loss(logits: LinearLogits, rows: ClassRows) -> float:
+    losses = -log_softmax(both_sides(logits.of(rows.features)), axis=1)
+    weight = _wide(rows.weight)
+    of_truth = losses[np.arange(len(losses)), rows.label.cpu().numpy()]
+    return float(weight @ of_truth / weight.sum())
 
 
 def fit_blend(
