@@ -39,7 +39,7 @@ MEMORISED = 0.5
 FEW_HELD_OUT = 30
 
 # Smaller tables are used whole by every member.
-_HELD_OUT_ROWS = 300
+_HELD_OUT_ROWS = 100
 
 # Smaller tables are where rounding shows, and float64 costs little.
 FLOAT64_ROWS = 299

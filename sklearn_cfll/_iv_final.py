@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,20 +12,22 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._final import largest_of_the_best
+from sklearn_cfll._iv_choice import Part, Parts, RidgeChoice
 from sklearn_cfll._iv_network import IVEnsemble, IVNetwork
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll.functional.instrument import StageRidge, deviation_of
 from sklearn_cfll.functional.moments import Moments
-from sklearn_cfll.functional.sandwich import HeadCovariance, Meat, head_covariance
-
-# Features, what they predict, and the rows' weights.
-Part = tuple[Tensor, Tensor, Tensor | None]
-Parts = Callable[[IVNetwork, StageRows], Iterator[Part]]
+from sklearn_cfll.functional.sandwich import (
+    EvenMeat,
+    HeadCovariance,
+    RobustMeat,
+    Terms,
+    head_covariance,
+)
 
 
 class ExactStages:
-    """Solves the heads of both stages of all members.
+    """Solves the heads of both stages of all members, and that without instruments.
 
     Parameters
     ----------
@@ -33,32 +35,47 @@ class ExactStages:
     instrument_alpha, alpha : float or "auto"
         "auto" chooses of a path what is best for all members together: on the rows that
         they haven't seen, or by generalised cross-validation.
+    shrink_to : {"regression", "zero"}
+        What stage 2's ridge pulls to: the head without instruments, or zero.
     unit : float
         Rows that a weight of one counts for.
 
     Attributes
     ----------
-    instrument_alpha, alpha : float
-        Chosen by the first solve.
-    ridges : list of StageRidge
-        Stage 2's, of each member, in the last solve.
+    instrument_alpha, alpha, plain_alpha : float
+        Ridges of the treatment features in stage 1, of stage 2, and of the fit without
+        instruments, chosen by the first solve.
+    column_alphas : Tensor of shape (p,)
+        Those of the endogenous columns in stage 1.
+    ridges, plain : list of StageRidge
+        Of stage 2 and of the fit without instruments, each member's, in the last solve.
     """
 
     instrument_alpha: Any
     alpha: Any
+    plain_alpha: Any
+    column_alphas: Tensor
 
     def __init__(
-        self, ensemble: IVEnsemble, *, instrument_alpha: Any, alpha: Any, unit: float
+        self,
+        ensemble: IVEnsemble,
+        *,
+        instrument_alpha: Any,
+        alpha: Any,
+        shrink_to: str,
+        unit: float,
     ) -> None:
         self.ensemble, self.unit = ensemble.eval(), unit
         self.instrument_alpha, self.alpha = instrument_alpha, alpha
+        self.plain_alpha, self.shrinks = alpha, shrink_to == "regression"
         self.ridges: list[StageRidge] = []
+        self.plain: list[StageRidge] = []
 
     @torch.no_grad()
     def solve(
         self, rows: list[StageRows], held_out: list[StageRows] | None = None
     ) -> None:
-        """Replace the heads of both stages by the exact ones.
+        """Replace the heads by the exact ones.
 
         Parameters
         ----------
@@ -72,29 +89,60 @@ class ExactStages:
         FloatingPointError
             Where features of the rows are not finite.
         """
-        networks = self.ensemble.networks
-        first = self._ridges(rows, first_parts, "free_first")
-        outputs = slice(0, networks[0].first.weight.shape[1])
-        self.instrument_alpha = self._chosen(
-            self.instrument_alpha, first, rows, held_out, first_parts, outputs
+        choice = RidgeChoice(
+            self.ensemble,
+            rows if held_out is None else held_out,
+            unseen=held_out is not None,
+            unit=self.unit,
         )
-        for network, ridge in zip(networks, first, strict=True):
-            weight, bias = ridge.solve(self.instrument_alpha)
-            size = outputs.stop
+        self._solve_first(rows, choice)
+        self._solve_plain(rows, choice)
+        self._solve_second(rows, choice)
+
+    def _solve_first(self, rows: list[StageRows], choice: RidgeChoice) -> None:
+        networks = self.ensemble.networks
+        ridges = self._ridges(rows, first_parts, "free_first")
+        size, n_columns = networks[0].first.weight.shape[1], rows[0].treatment.shape[1]
+        if isinstance(self.instrument_alpha, str):
+            columns = (slice(size + i, size + i + 1) for i in range(n_columns))
+            self.instrument_alpha, *own = choice.of(
+                ridges,
+                first_parts,
+                defaults.INSTRUMENT_ALPHAS,
+                groups=[slice(0, size), *columns],
+            )
+            self.column_alphas = ridges[0].unit.new_tensor(own)
+        elif not hasattr(self, "column_alphas"):
+            alpha = float(self.instrument_alpha)
+            self.column_alphas = ridges[0].unit.new_full((n_columns,), alpha)
+        for network, ridge in zip(networks, ridges, strict=True):
+            alphas = self.column_alphas.new_full((size,), self.instrument_alpha)
+            if network.treatment_columns.any():
+                alphas[network.treatment_columns] = self.column_alphas
+            weight, bias = ridge.solve(torch.cat([alphas, self.column_alphas]))
             network.first.weight, network.columns.weight = (
                 weight[:, :size],
                 weight[:, size:],
             )
             network.first.bias, network.columns.bias = bias[:size], bias[size:]
-        plain = self._ridges(rows, plain_parts, "free_second")
-        units = [deviation_of(ridge.moments) for ridge in plain]
-        self.ridges = self._ridges(rows, second_parts, "free_second", units)
-        self.alpha = self._chosen(
-            self.alpha, self.ridges, rows, held_out, second_parts, slice(0, 1)
-        )
-        for network, ridge, own in zip(networks, self.ridges, plain, strict=True):
+
+    def _solve_plain(self, rows: list[StageRows], choice: RidgeChoice) -> None:
+        self.plain = self._ridges(rows, plain_parts, "free_second")
+        if isinstance(self.plain_alpha, str):
+            (self.plain_alpha,) = choice.of(self.plain, plain_parts, defaults.ALPHAS)
+        networks = self.ensemble.networks
+        for network, ridge in zip(networks, self.plain, strict=True):
+            network.plain.weight, network.plain.bias = ridge.solve(self.plain_alpha)
+
+    def _solve_second(self, rows: list[StageRows], choice: RidgeChoice) -> None:
+        networks = self.ensemble.networks
+        units = [deviation_of(ridge.moments) for ridge in self.plain]
+        starts = [n.plain.weight if self.shrinks else None for n in networks]
+        self.ridges = self._ridges(rows, second_parts, "free_second", units, starts)
+        if isinstance(self.alpha, str):
+            (self.alpha,) = choice.of(self.ridges, second_parts, defaults.ALPHAS)
+        for network, ridge in zip(networks, self.ridges, strict=True):
             network.second.weight, network.second.bias = ridge.solve(self.alpha)
-            network.plain.weight, network.plain.bias = own.solve(self.alpha)
 
     def _ridges(
         self,
@@ -102,6 +150,7 @@ class ExactStages:
         parts: Parts,
         free: str,
         units: list[Tensor] | None = None,
+        starts: list[Tensor | None] | None = None,
     ) -> list[StageRidge]:
         ridges = []
         for i, (network, own) in enumerate(
@@ -115,74 +164,14 @@ class ExactStages:
                     "finite, or their squares overflow; decrease lr, or scale X and "
                     "the instruments."
                 )
-            unit = None if units is None else units[i]
-            ridges.append(StageRidge(moments, getattr(network, free), unit))
+            ridge = StageRidge(
+                moments,
+                getattr(network, free),
+                None if units is None else units[i],
+                None if starts is None else starts[i],
+            )
+            ridges.append(ridge)
         return ridges
-
-    def _chosen(
-        self,
-        alpha: Any,
-        ridges: list[StageRidge],
-        rows: list[StageRows],
-        held_out: list[StageRows] | None,
-        parts: Parts,
-        outputs: slice,
-    ) -> float:
-        """Give alpha, where it is "auto" by the errors of some of the outputs.
-
-        Each output's error is taken over its variance.
-        """
-        if not isinstance(alpha, str):
-            return float(alpha)
-        second = parts is second_parts
-        alphas = defaults.ALPHAS if second else defaults.INSTRUMENT_ALPHAS
-        if held_out is None:
-            errors: Any = 0.0
-            for ridge in ridges:
-                own = ridge.generalized_errors(alphas, self.unit)
-                errors = errors + _relative(own, ridge, outputs) / len(ridges)
-            if second:
-                errors = errors + self._disagreement(ridges, rows)[:, None]
-            return alphas[int(largest_of_the_best(errors)[0])]
-        found, weights = [], []
-        networks = self.ensemble.networks
-        for network, ridge, own_rows in zip(networks, ridges, held_out, strict=True):
-            some = own_rows.evenly(defaults.DIAGNOSTIC_ROWS)
-            for features, targets, weight in parts(network, some):
-                targets = targets.to(ridge.unit)
-                squares = ridge.squares(features, targets, alphas)
-                each = [_relative(one, ridge, outputs)[:, 0] for one in squares]
-                found.append(torch.stack(each))
-                weights.append(targets.new_ones(len(targets)))
-                if weight is not None:
-                    weights[-1] = weight.to(targets)
-        extra = self._disagreement(ridges, held_out) if second else None
-        chosen = largest_within_error(torch.cat(found, 1), torch.cat(weights), extra)
-        return alphas[chosen]
-
-    def _disagreement(self, ridges: list[StageRidge], rows: list[StageRows]) -> Tensor:
-        """Variance (n_alphas,) of the members' structural predictions of a row.
-
-        What instruments tell of f is a mean of it over the treatment. A ridge too small
-        fits that mean, on unseen rows too, by an f that swings about it, each member's
-        its own way.
-        """
-        networks = self.ensemble.networks
-        total, n_rows = torch.zeros(len(defaults.ALPHAS)).to(ridges[0].unit), 0
-        if len(networks) == 1:
-            return total
-        for part in rows:
-            some = part.evenly(defaults.DIAGNOSTIC_ROWS // len(rows))
-            for chunk in some.chunks(len(networks) * len(networks[0].second.weight)):
-                predictions = torch.stack(
-                    [
-                        ridge.predictions(network.structural(chunk), defaults.ALPHAS)
-                        for network, ridge in zip(networks, ridges, strict=True)
-                    ]
-                )
-                total += predictions.var(0).sum((1, 2))
-                n_rows += len(chunk)
-        return total / n_rows
 
     def warn_if_flat(self) -> None:
         """Warn where stage 1 predicts the same for all rows."""
@@ -200,20 +189,38 @@ class ExactStages:
     @torch.no_grad()
     def covariance(self, rows: StageRows, *, robust: bool) -> HeadCovariance:
         """Covariance of the members' heads, which were solved on all of the rows."""
-        networks = self.ensemble.networks
-        mean = torch.stack([ridge.moments.feature_mean for ridge in self.ridges])
-        parts = []
-        for chunk in rows.chunks(self.ensemble.n_numbers * len(networks)):
-            predicted, residuals = [], []
-            for network in networks:
-                features = network.features(chunk)
-                predicted.append(network.predicted(features))
-                gap = chunk.targets - network.second(network.actual(features))
-                residuals.append(gap[:, 0])
-            stacked = torch.stack(predicted), torch.stack(residuals)
-            parts.append(Meat.of(*stacked, mean, chunk.weight))
-        meat = functools.reduce(Meat.merge, parts)
-        return head_covariance(self.ridges, self.alpha, meat, robust=robust)
+        meat = RobustMeat if robust else EvenMeat
+        size = self.ensemble.n_numbers * len(self.ensemble.networks)
+        parts = (meat.of(self._terms(c), c.weight) for c in rows.chunks(size))
+        return head_covariance(
+            self.ridges,
+            float(self.alpha),
+            functools.reduce(meat.merge, parts),  # type: ignore[arg-type]
+            plain=self.plain if self.shrinks else (),
+            plain_alpha=float(self.plain_alpha),
+        )
+
+    def _terms(self, rows: StageRows) -> list[Terms]:
+        """Features that the heads were solved on, and the residuals, of all members."""
+        second, plain = [], []
+        for network in self.ensemble.networks:
+            features = network.features(rows)
+            actual = network.actual(features)
+            gap, plain_gap = (
+                (rows.targets - head(actual))[:, 0]
+                for head in (network.second, network.plain)
+            )
+            second.append((network.predicted(features), gap))
+            plain.append((actual, plain_gap))
+        pairs = [(second, self.ridges)]
+        if self.shrinks:
+            pairs.append((plain, self.plain))
+        terms = []
+        for own, ridges in pairs:
+            stacks = [torch.stack(part) for part in zip(*own, strict=True)]
+            mean = torch.stack([ridge.moments.feature_mean for ridge in ridges])
+            terms.append(Terms(stacks[0], stacks[1], mean))
+        return terms
 
 
 def first_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:
@@ -236,39 +243,3 @@ def plain_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:
     """Stage-2 features at the actual treatment, and the targets."""
     for chunk in rows.chunks(len(network.second.weight)):
         yield network.structural(chunk), chunk.targets, chunk.weight
-
-
-def largest_within_error(
-    losses: Tensor, weight: Tensor, extra: Tensor | None = None
-) -> int:
-    """Row of the largest alpha whose loss is within a standard error of the least.
-
-    Parameters
-    ----------
-    losses : Tensor of shape (n_alphas, n)
-        Of rows that weren't seen.
-    weight : Tensor of shape (n,)
-    extra : Tensor of shape (n_alphas,), default=None
-        What is added to the mean losses.
-
-    References
-    ----------
-    Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", Wadsworth
-    1984: the rule of one standard error, here that of the difference row by row.
-    """
-    share = weight / weight.sum()
-    mean = losses @ share
-    score = mean if extra is None else mean + extra
-    best = score.argmin()
-    gap = losses - losses[best]
-    spread = gap - (mean - mean[best])[:, None]
-    error = (spread.square() @ share.square()).sqrt()
-    return int((score - score[best] <= error).nonzero()[-1])
-
-
-def _relative(errors: Tensor, ridge: StageRidge, outputs: slice) -> Tensor:
-    """Mean (n, 1) over some outputs of errors (n, k), each over the variance."""
-    variance = ridge.moments.error_of_mean[outputs]
-    varies = variance > 0
-    relative = errors[:, outputs] / torch.where(varies, variance, 1.0)
-    return torch.where(varies, relative, 0.0).mean(1, keepdim=True)

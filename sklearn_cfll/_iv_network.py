@@ -80,6 +80,8 @@ class IVNetwork(nn.Module):
     free_first, free_second : bool Tensor of shape (d,)
         Instrument features and stage-2 features that are columns, beside others that
         are learnt: the final ridges all but spare them.
+    treatment_columns : bool Tensor of shape (p,)
+        Treatment features that are columns.
     """
 
     first: ClosedFormHead
@@ -88,6 +90,7 @@ class IVNetwork(nn.Module):
     plain: ClosedFormHead
     free_first: Tensor
     free_second: Tensor
+    treatment_columns: Tensor
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class IVNetwork(nn.Module):
             self.add_module(name, ClosedFormHead(*size, dtype=wide).to(device))
         free = torch.zeros(n_combined, dtype=torch.bool, device=device)
         own = _columns_among(self.treatment, probe.treatment, features.treatment)
+        self.register_buffer("treatment_columns", own)
         free[: len(own)] = own
         if self.covariate is not None and features.covariate is not None:
             other = _columns_among(self.covariate, probe.exogenous, features.covariate)

@@ -41,6 +41,7 @@ class IVParameters(BaseEstimator):
             StrOptions({"auto"}),
             Interval(Real, 0, None, closed="left"),
         ],
+        "shrink_to": [StrOptions({"regression", "zero"})],
         "prox": "no_validation",
         "instrument_prox": "no_validation",
         "n_estimators": [
@@ -71,6 +72,7 @@ class IVParameters(BaseEstimator):
         combine: str = "product",
         alpha: Any = "auto",
         instrument_alpha: Any = "auto",
+        shrink_to: str = "regression",
         prox: Any = defaults.PROX,
         instrument_prox: Any = defaults.PROX,
         n_estimators: Any = "auto",
@@ -96,6 +98,7 @@ class IVParameters(BaseEstimator):
         self.combine = combine
         self.alpha = alpha
         self.instrument_alpha = instrument_alpha
+        self.shrink_to = shrink_to
         self.prox = prox
         self.instrument_prox = instrument_prox
         self.n_estimators = n_estimators

@@ -65,6 +65,7 @@ class IVResults(IVPredicting):
             ensemble,
             instrument_alpha=self.instrument_alpha,
             alpha=self.alpha,
+            shrink_to=self.shrink_to,
             unit=problem.unit,
         )
         self.diagnostics_ = self._solve_and_diagnose(stages, rows, problem)
@@ -72,7 +73,7 @@ class IVResults(IVPredicting):
         self._publish(stages, rows)
         warn_of_weak_instruments(self.diagnostics_)
         shares = self.diagnostics_["unexplained"]
-        if problem.held_out.shape[1] >= defaults.FEW_HELD_OUT:
+        if problem.held_out.size >= defaults.FEW_HELD_OUT:
             warn_of_memorising(shares["train"], shares["unseen"])
 
     def _solve_and_diagnose(
@@ -87,14 +88,14 @@ class IVResults(IVPredicting):
             shares = {"train": unexplained_shares(ensemble, everything), "unseen": None}
             some = rows.evenly(defaults.DIAGNOSTIC_ROWS)
             predictions = mean_predictions(
-                ensemble, some, generator, instrument_alpha=stages.instrument_alpha
+                ensemble, some, generator, column_alphas=stages.column_alphas
             )
             kind = "training" if ensemble.learns else "all"
             found = self._diagnosed(ensemble, some, predictions, kind)
             return {**found, "unexplained": shares}
         own = [rows.take(torch.as_tensor(i, device=device)) for i in problem.train]
         others = [rows.take(i) for i in held]
-        few = problem.held_out.shape[1] < defaults.FEW_HELD_OUT
+        few = problem.held_out.size < defaults.FEW_HELD_OUT
         stages.solve(own, None if few else others)
         shares = {
             "train": unexplained_shares(ensemble, own),
@@ -108,7 +109,9 @@ class IVResults(IVPredicting):
     def _publish(self, stages: ExactStages, rows: StageRows) -> None:
         covariance = stages.covariance(rows, robust=self.cov_type == "robust")
         self._head_mean, self._head_covariance = covariance
-        self.instrument_alpha_, self.alpha_ = stages.instrument_alpha, stages.alpha
+        self.instrument_alpha_ = float(stages.instrument_alpha)
+        self.column_alphas_ = stages.column_alphas.cpu().numpy()
+        self.alpha_, self.plain_alpha_ = float(stages.alpha), float(stages.plain_alpha)
         # In the units of y; where the features are columns, those of X, too.
         scale, mean = float(self._targets.scale[0]), float(self._targets.mean[0])
         shift, unit = self._feature_units()

@@ -45,7 +45,7 @@ def _facts(estimator: Any) -> list[str]:
         f"features:    {q} of instruments, {p} of the treatment, {d} in stage 2 "
         f"({estimator.combine}); members: {len(members)}",
         f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, stage 2 "
-        f"{estimator.alpha_:.3g}",
+        f"{estimator.alpha_:.3g} to {estimator.shrink_to}",
     ]
 
 

@@ -153,20 +153,21 @@ def mean_predictions(
     rows: StageRows,
     generator: torch.Generator,
     *,
-    instrument_alpha: float | None = None,
+    column_alphas: Tensor | None = None,
 ) -> RowPredictions:
     """Predict rows by all members.
 
-    With ``instrument_alpha`` the rows are those that the heads were solved on, and the
-    columns of each are predicted by heads that are solved on other rows.
+    With ``column_alphas``, the ridges of the columns' heads, the rows are those that
+    the heads were solved on, and the columns of each are predicted by heads that are
+    solved on other rows.
     """
     found = RowPredictions.zeros(rows, ensemble.networks[0].first.weight.dtype)
     every = torch.arange(len(rows), device=rows.treatment.device)
     averaged = _averages(ensemble, rows)
     for network in ensemble.networks:
         own = RowPredictions.of(network, rows, network.columns, averaged, generator)
-        if instrument_alpha is not None and ensemble.learns_instruments:
-            own.columns = _from_other_folds(network, rows, instrument_alpha, generator)
+        if column_alphas is not None and ensemble.learns_instruments:
+            own.columns = _from_other_folds(network, rows, column_alphas, generator)
         found.add(every, own)
     counts = torch.full_like(found.structural[:, 0], len(ensemble.networks))
     return found.divided(counts)
@@ -178,7 +179,7 @@ def _averages(ensemble: IVEnsemble, rows: StageRows) -> bool:
 
 
 def _from_other_folds(
-    network: IVNetwork, rows: StageRows, alpha: float, generator: torch.Generator
+    network: IVNetwork, rows: StageRows, alphas: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Predict the columns of each fold by a head that is solved on the others."""
     wide = network.first.weight.dtype
@@ -194,6 +195,6 @@ def _from_other_folds(
         kept[fold] = False
         weight = None if rows.weight is None else rows.weight[kept]
         moments = Moments.of(features[kept], columns[kept], weight)
-        slope, offset = StageRidge(moments, network.free_first).solve(alpha)
+        slope, offset = StageRidge(moments, network.free_first).solve(alphas)
         predicted[fold] = features[fold] @ slope + offset
     return predicted

@@ -90,6 +90,7 @@ ORDER = [
     "_iv_steps",
     "_iv_training",
     "_iv_fitting",
+    "_iv_choice",
     "_iv_final",
     "_iv_unseen",
     "_iv_diagnostics",

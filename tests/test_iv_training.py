@@ -15,7 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from sklearn_cfll import MLP, CFLLIVRegressor, CFLLRegressor, SmallMLP, TorchBackbone
-from sklearn_cfll._iv_final import largest_within_error
+from sklearn_cfll._iv_choice import largest_within_error
 from sklearn_cfll._iv_problem import IVProblem
 from sklearn_cfll._iv_stacks import Stack, StackedLinear
 from sklearn_cfll.functional.instrument import combine_features, solve_two_stages

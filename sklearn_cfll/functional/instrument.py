@@ -129,37 +129,44 @@ class StageRidge:
         moments: Moments,
         free: Tensor | None = None,
         unit: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> None:
         self.moments = moments
+        self.start = torch.zeros_like(moments.cross) if start is None else start
         if unit is None:
             unit = deviation_of(moments)
         if free is not None:
             unit = torch.where(free.to(unit.device), unit * _FREE**0.5, unit)
         self.unit = unit
+        left = moments.less(self.start)
         scaled = replace(
-            moments,
-            feature_mean=moments.feature_mean / unit,
-            gram=moments.gram / torch.outer(unit, unit),
-            cross=moments.cross / unit[:, None],
+            left,
+            feature_mean=left.feature_mean / unit,
+            gram=left.gram / torch.outer(unit, unit),
+            cross=left.cross / unit[:, None],
         )
         self.path = RidgePath(scaled, energy=torch.ones_like(scaled.energy))
 
-    def solve(self, alpha: float) -> tuple[Tensor, Tensor]:
-        """Weight (d, k) and bias (k,) at an alpha."""
+    def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (d, k) and bias (k,) at an alpha, or at one for each output."""
         weight, bias = self.path.solve(alpha)
-        return weight / self.unit[:, None], bias
+        return self.start + weight / self.unit[:, None], bias
 
     def squares(
         self, features: Tensor, targets: Tensor, alphas: Sequence[float]
     ) -> Iterator[Tensor]:
         """Yield the squared errors (n, k) of each alpha on rows."""
-        projected = self.path.project(features.to(self.unit) / self.unit)
-        return PathErrors(self.path).squares(projected, targets, alphas)
+        features = features.to(self.unit)
+        projected = self.path.project(features / self.unit)
+        left = targets - features @ self.start
+        return PathErrors(self.path).squares(projected, left, alphas)
 
     def predictions(self, features: Tensor, alphas: Sequence[float]) -> Tensor:
         """Predictions (n_alphas, n, k) of each alpha's head on rows."""
-        projected = self.path.project(features.to(self.unit) / self.unit)
-        return torch.stack([self.path.predict(projected, alpha) for alpha in alphas])
+        features = features.to(self.unit)
+        projected = self.path.project(features / self.unit)
+        changes = [self.path.predict(projected, alpha) for alpha in alphas]
+        return features @ self.start + torch.stack(changes)
 
     def generalized_errors(self, alphas: Sequence[float], unit: float = 1.0) -> Tensor:
         """Generalised cross-validation's errors (n_alphas, k).

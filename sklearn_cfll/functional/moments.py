@@ -124,6 +124,18 @@ class Moments:
             target_square=square,
         )
 
+    def less(self, weight: Tensor) -> Moments:
+        """Moments of what the targets are more than features times a weight (d, k)."""
+        weight = weight.to(self.gram)
+        mapped = self.gram @ weight
+        square = self.target_square + (weight * (mapped - 2 * self.cross)).sum(0)
+        return replace(
+            self,
+            target_mean=self.target_mean - self.feature_mean @ weight,
+            cross=self.cross - mapped,
+            target_square=square.clamp_min(0),
+        )
+
     @property
     def n_outputs(self) -> int:
         """Outputs k."""
