@@ -67,7 +67,7 @@ class ExactStages:
     ) -> None:
         self.ensemble, self.unit = ensemble.eval(), unit
         self.instrument_alpha, self.alpha = instrument_alpha, alpha
-        self.plain_alpha, self.shrinks = alpha, shrink_to == "regression"
+        self.plain_alpha, self.shrinks = None, shrink_to == "regression"
         self.ridges: list[StageRidge] = []
         self.plain: list[StageRidge] = []
 
@@ -128,7 +128,7 @@ class ExactStages:
 
     def _solve_plain(self, rows: list[StageRows], choice: RidgeChoice) -> None:
         self.plain = self._ridges(rows, plain_parts, "free_second")
-        if isinstance(self.plain_alpha, str):
+        if self.plain_alpha is None:
             (self.plain_alpha,) = choice.of(self.plain, plain_parts, defaults.ALPHAS)
         networks = self.ensemble.networks
         for network, ridge in zip(networks, self.plain, strict=True):

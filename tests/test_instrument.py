@@ -16,7 +16,12 @@ from sklearn_cfll.functional.instrument import (
 )
 from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.ridge import feature_energy
-from sklearn_cfll.functional.sandwich import Meat, head_covariance
+from sklearn_cfll.functional.sandwich import (
+    EvenMeat,
+    RobustMeat,
+    Terms,
+    head_covariance,
+)
 
 PHI, PSI, CHI, Y = (draw(40, d, seed=d) for d in (5, 2, 3, 1))
 WEIGHT = draw(40, seed=9).abs() + 0.1
@@ -108,8 +113,32 @@ def test_free_features_have_a_millionth_of_the_ridge():
     assert_close(torch.cat([weight, bias[None]]), ridge_by_hand(PHI, PSI, penalty))
 
 
-def test_the_errors_of_a_path_are_those_of_its_heads():
-    ridge = StageRidge(Moments.of(PHI[:30], PSI[:30]))
+def test_a_ridge_pulls_to_its_start():
+    moments = Moments.of(PHI, PSI, WEIGHT)
+    start = torch.arange(10.0).double().reshape(5, 2)
+    left = StageRidge(Moments.of(PHI, PSI - PHI @ start, WEIGHT))
+    change, offset = left.solve(0.5)
+    ridge = StageRidge(moments, start=start)
+    weight, bias = ridge.solve(0.5)
+    assert_close(weight, start + change)
+    assert_close(bias, offset)
+    assert_close(ridge.solve(1e12)[0], start)
+    errors = ridge.generalized_errors([0.5]), left.generalized_errors([0.5])
+    assert_close(*errors)
+
+
+def test_each_output_may_have_a_ridge_of_its_own():
+    ridge = StageRidge(Moments.of(PHI, PSI))
+    weight, bias = ridge.solve(torch.tensor([0.1, 10.0]).double())
+    for output, alpha in enumerate([0.1, 10.0]):
+        own = ridge.solve(alpha)
+        assert_close(weight[:, output], own[0][:, output])
+        assert_close(bias[output], own[1][output])
+
+
+@pytest.mark.parametrize("start", [None, torch.ones(5, 2).double()])
+def test_the_errors_of_a_path_are_those_of_its_heads(start):
+    ridge = StageRidge(Moments.of(PHI[:30], PSI[:30]), start=start)
     alphas = [0.01, 1.0]
     for alpha, squares in zip(
         alphas, ridge.squares(PHI[30:], PSI[30:], alphas), strict=True
@@ -208,10 +237,9 @@ def test_the_covariance_of_one_member_is_a_sandwich(robust):
     features, residual = PHI, Y[:, 0]
     weight = WEIGHT / WEIGHT.mean()
     ridge = StageRidge(Moments.of(features, Y, weight))
-    meat = Meat.of(
-        features[None], residual[None], ridge.moments.feature_mean[None], weight
-    )
-    found = head_covariance([ridge], 0.2, meat, robust=robust)
+    terms = [Terms(features[None], residual[None], ridge.moments.feature_mean[None])]
+    meat = (RobustMeat if robust else EvenMeat).of(terms, weight)
+    found = head_covariance([ridge], 0.2, meat)
     design = with_ones(features)
     penalty = torch.diag(
         torch.cat([0.2 * variance_of(features, weight), torch.zeros(1)])
@@ -237,21 +265,39 @@ def test_two_equal_members_err_as_one(robust):
     found = []
     for n_members in (1, 2):
         parts = PHI.expand(n_members, -1, -1), Y[:, 0].expand(n_members, -1)
-        meat = Meat.of(*parts, mean.expand(n_members, -1))
-        covariance = head_covariance([ridge] * n_members, 0.1, meat, robust=robust)
+        terms = [Terms(*parts, mean.expand(n_members, -1))]
+        meat = (RobustMeat if robust else EvenMeat).of(terms)
+        covariance = head_covariance([ridge] * n_members, 0.1, meat)
         found.append(covariance.deviation(parts[0]))
     assert_close(*found)
 
 
-def test_batches_of_rows_add_up():
-    mean = PHI.mean(0)[None]
-    whole = Meat.of(PHI[None], Y[:, 0][None], mean, WEIGHT)
-    halves = [
-        Meat.of(PHI[rows][None], Y[rows, 0][None], mean, WEIGHT[rows])
-        for rows in (slice(0, 15), slice(15, 40))
+@pytest.mark.parametrize("robust", [True, False])
+def test_a_head_that_is_pulled_to_another_errs_by_that_ones_errors_too(robust):
+    # Heads are linear in the targets: those of each row's target alone say how.
+    each, phi = torch.eye(40).double(), PHI.flip(0)
+    plain = StageRidge(Moments.of(phi, each))
+    ridge = StageRidge(Moments.of(PHI, each), start=plain.solve(0.3)[0])
+    by_target = ridge.solve(0.2)[0]
+    residual = Y[:, 0] if robust else Y[:, 0].square().mean().sqrt().expand(40)
+    expected = (by_target * residual).square().sum(1).sqrt()
+    terms = [
+        Terms(features[None], residual[None], own.moments.feature_mean[None])
+        for features, own in ((PHI, ridge), (phi, plain))
     ]
-    for one, other in zip(whole, halves[0].merge(halves[1]), strict=True):
-        assert_close(torch.as_tensor(one), torch.as_tensor(other))
+    meat = RobustMeat.of(terms)
+    found = head_covariance([ridge], 0.2, meat, plain=[plain], plain_alpha=0.3)
+    assert_close(found.of_weight[0], expected)
+
+
+@pytest.mark.parametrize("kind", [RobustMeat, EvenMeat])
+def test_batches_of_rows_add_up(kind):
+    def meat(rows):
+        terms = Terms(PHI[rows][None], Y[rows, 0][None], PHI.mean(0)[None])
+        return kind.of([terms, terms], WEIGHT[rows])
+
+    whole, halves = meat(slice(None)), [meat(slice(0, 15)), meat(slice(15, 40))]
+    assert_close(whole.middle(), halves[0].merge(halves[1]).middle())
 
 
 def test_the_deviation_shrinks_with_the_rows():
@@ -262,7 +308,7 @@ def test_the_deviation_shrinks_with_the_rows():
         residual = torch.as_tensor(random.normal(size=n_rows))
         ridge = StageRidge(Moments.of(features, residual[:, None]))
         mean = ridge.moments.feature_mean[None]
-        meat = Meat.of(features[None], residual[None], mean)
+        meat = RobustMeat.of([Terms(features[None], residual[None], mean)])
         at = torch.ones(1, 1, 2).double()
         sizes.append(float(head_covariance([ridge], 0.0, meat).deviation(at)[0]))
     assert sizes[1] == pytest.approx(sizes[0] / 10, rel=0.3)

@@ -286,15 +286,15 @@ def test_a_score_needs_more_rows_than_instrument_features():
         assert np.isnan(model.score(X, np.ones(60), instruments=Z))
 
 
-@pytest.mark.parametrize("n_rows", [80, 250])
-def test_instruments_that_move_nothing_are_weak_on_small_tables_too(n_rows):
+@pytest.mark.parametrize(("n_rows", "kind"), [(80, "training"), (250, "held-out")])
+def test_instruments_that_move_nothing_are_weak_on_small_tables_too(n_rows, kind):
     random = np.random.default_rng(0)
     Z, (w, hidden) = random.normal(size=(n_rows, 3)), random.normal(size=(2, n_rows))
     X, y = np.column_stack([0.5 * w + hidden, w]), 2 * hidden + w
     with pytest.warns(UserWarning, match="the instruments are weak for x0"):
         model = small(max_epochs=60).fit(X, y, instruments=Z)
-    assert model.diagnostics_["rows"] == "training"
-    assert "linear in the instruments as they are" in model.summary()
+    assert model.diagnostics_["rows"] == kind
+    assert ("as they are" in model.summary()) == (kind == "training")
 
 
 @pytest.mark.parametrize("method", ["predict", "transform", "score", "summary"])

@@ -37,6 +37,7 @@ OTHER_VALUES = {
     "sample_splitting": True,
     "cov_type": "unadjusted",
     "optimizer": "sgd",
+    "shrink_to": "zero",
     "lr": 0.005,
     "weight_decay": 1.0,
     "optimizer_params": {"betas": (0.5, 0.9)},
@@ -87,7 +88,8 @@ def test_clone_keeps_a_parameter(name):
 def test_a_larger_alpha_makes_a_smaller_head():
     sizes = []
     for alpha in (0.01, 1.0, 100.0):
-        model = small(alpha=alpha, backbone=SmallMLP((6,), linear=False))
+        model = small(alpha=alpha, shrink_to="zero")
+        model.set_params(backbone=SmallMLP((6,), linear=False))
         model.set_params(covariate_backbone=SmallMLP((4,), linear=False))
         sizes.append(np.linalg.norm(model.fit(X, Y, instruments=Z).coef_))
     assert sizes == sorted(sizes, reverse=True)

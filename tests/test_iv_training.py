@@ -78,14 +78,6 @@ def test_linear_data_are_fitted_as_by_two_stage_least_squares():
     assert (ends[1] - ends[0]) / 2 == pytest.approx(slope, abs=0.1)
 
 
-def test_members_that_disagree_ask_for_a_larger_ridge():
-    errors = torch.tensor([[1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [3.0, 3.0, 3.0]]).double()
-    weight = torch.ones(3).double()
-    assert largest_within_error(errors, weight) == 0
-    extra = torch.tensor([0.5, 0.0, 0.0]).double()
-    assert largest_within_error(errors, weight, extra) == 1
-
-
 def test_the_largest_ridge_within_a_standard_error_is_chosen():
     even = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.5, 1.5, 0.8, 0.6]]).double()
     weight = torch.ones(4).double()
@@ -97,8 +89,10 @@ def test_the_largest_ridge_within_a_standard_error_is_chosen():
 # Final heads ------------------------------------------------------------------------
 
 
-def test_the_final_heads_are_the_exact_ones_of_the_features():
+@pytest.mark.parametrize("shrink_to", ["regression", "zero"])
+def test_the_final_heads_are_the_exact_ones_of_the_features(shrink_to):
     model = small(n_estimators=1, alpha=0.1, instrument_alpha=0.2, dtype="float64")
+    model.set_params(shrink_to=shrink_to)
     model.set_params(
         backbone=SmallMLP((8, 3), linear=False),
         instrument_backbone=SmallMLP((6,), linear=False),
@@ -119,13 +113,49 @@ def test_the_final_heads_are_the_exact_ones_of_the_features():
     predicted = combine_features(phi @ first.first_weight + first.first_bias, chi)
     actual = combine_features(psi, chi)
     unit = actual.std(0, correction=0)
-    centred = predicted - predicted.mean(0)
-    gram = centred.mT @ centred / len(X) + 0.1 * torch.diag(unit.square())
-    slopes = torch.linalg.solve(gram, centred.mT @ targets / len(X))
+
+    def ridge(features, start, alpha):
+        penalty = alpha * torch.diag(unit.square())
+        centred = features - features.mean(0)
+        gram = centred.mT @ centred / len(X) + penalty
+        return torch.linalg.solve(gram, centred.mT @ targets / len(X) + penalty @ start)
+
+    slopes = torch.zeros(len(unit), 1).double()
+    if shrink_to == "regression":
+        slopes = ridge(actual, slopes, model.plain_alpha_)
+    slopes = ridge(predicted, slopes, 0.1)
     predictions = (actual - predicted.mean(0)) @ slopes
     expected = predictions[:, 0].numpy() * Y.std() + Y.mean()
     assert_allclose(model.predict(X), expected, rtol=1e-8)
     assert (model.alpha_, model.instrument_alpha_) == (0.1, 0.2)
+    assert model.column_alphas_.tolist() == [0.2]
+
+
+def test_a_large_ridge_leaves_what_instruments_tell_of_the_columns():
+    random = np.random.default_rng(0)
+    hidden, own_Z = random.normal(size=600), random.normal(size=600)
+    x, truth = own_Z + hidden, np.cos(2 * (own_Z + hidden))
+    y = truth + x - 2 * hidden  # the fit without instruments has no slope
+    model = small(alpha=1000.0, endogenous=None, max_epochs=60)
+    at = np.linspace(-1.5, 1.5, 50)
+    errors = []
+    for shrink_to in ("regression", "zero"):
+        model.set_params(shrink_to=shrink_to).fit(x[:, None], y, instruments=own_Z)
+        f = model.predict(at[:, None])
+        errors.append(np.var(f - np.cos(2 * at) - at))
+        assert np.polyfit(at, f, 1)[0] == pytest.approx(1, abs=0.2)
+    assert errors[0] < 0.2 * errors[1]
+
+
+def test_columns_have_stage_1_ridges_of_their_own():
+    random = np.random.default_rng(0)
+    hidden, own_Z = random.normal(size=(400, 2)), random.normal(size=(400, 2))
+    # Linear in the instruments, and what no line comes near.
+    x = own_Z + hidden
+    x[:, 1] = 3 * np.abs(own_Z[:, 1]) + 0.1 * hidden[:, 1]
+    model = small(endogenous=None, max_epochs=60)
+    model.fit(x, x[:, 0] + hidden[:, 0], instruments=own_Z)
+    assert model.column_alphas_[0] > 100 * model.column_alphas_[1]
 
 
 def test_columns_beside_learnt_features_are_spared_the_ridge():
