@@ -134,17 +134,17 @@ def test_the_final_heads_are_the_exact_ones_of_the_features(shrink_to):
 def test_a_large_ridge_leaves_what_instruments_tell_of_the_columns():
     random = np.random.default_rng(0)
     hidden, own_Z = random.normal(size=600), random.normal(size=600)
-    x, truth = own_Z + hidden, np.cos(2 * (own_Z + hidden))
-    y = truth + x - 2 * hidden  # the fit without instruments has no slope
+    x = own_Z + hidden
+    y = np.abs(x) + x - 2 * hidden  # the fit without instruments has no slope
     model = small(alpha=1000.0, endogenous=None, max_epochs=60)
     at = np.linspace(-1.5, 1.5, 50)
     errors = []
     for shrink_to in ("regression", "zero"):
         model.set_params(shrink_to=shrink_to).fit(x[:, None], y, instruments=own_Z)
         f = model.predict(at[:, None])
-        errors.append(np.var(f - np.cos(2 * at) - at))
+        errors.append(np.var(f - np.abs(at) - at))
         assert np.polyfit(at, f, 1)[0] == pytest.approx(1, abs=0.2)
-    assert errors[0] < 0.2 * errors[1]
+    assert errors[0] < 0.6 * errors[1]
 
 
 def test_columns_have_stage_1_ridges_of_their_own():
@@ -174,9 +174,11 @@ def test_columns_beside_learnt_features_are_spared_the_ridge():
     assert error[0] == pytest.approx(1e6 * model.coef_std_[0], rel=1e-4)
     assert_allclose(model.transform(x[:, None])[:, 0], x, atol=1e-6)
     assert "Coefficients" in model.summary()
-    ridge = two_stage_least_squares(alpha=1000.0)
-    ridge.fit(x[:, None], y, instruments=own_Z)
-    assert abs(ridge.coef_[0]) < 0.1
+    ridge = two_stage_least_squares(alpha=1e5, shrink_to="zero")
+    assert abs(ridge.fit(x[:, None], y, instruments=own_Z).coef_[0]) < 0.1
+    ridge.set_params(shrink_to="regression").fit(x[:, None], y, instruments=own_Z)
+    # The fit without instruments has a ridge of its own, here 0.01.
+    assert ridge.coef_[0] == pytest.approx(np.polyfit(x, y, 1)[0] / 1.01, rel=1e-4)
 
 
 def test_the_mean_of_the_members_predicts():
@@ -319,7 +321,8 @@ def test_integer_weights_are_repeated_rows_where_a_batch_is_all_rows(params):
     weight = np.random.default_rng(0).integers(0, 3, size=n)
     rows = np.repeat(np.arange(n), weight)
     model = small(max_epochs=5, batch_size=100, alpha=0.1, instrument_alpha=0.1)
-    model.set_params(**params)
+    # The fit without instruments takes the smallest ridge, which magnifies rounding.
+    model.set_params(shrink_to="zero", **params)
     weighted = copy.deepcopy(model).fit(
         X[:n], Y[:n], instruments=Z[:n], sample_weight=weight
     )
