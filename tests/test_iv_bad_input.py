@@ -244,6 +244,15 @@ def test_parameters_that_are_refused(params, error, message):
         small(**params).fit(X, Y, instruments=Z)
 
 
+def test_an_unknown_parameter_is_one_of_the_estimators_own_class():
+    message = (
+        r"\ACFLLIVRegressor\.__init__\(\) got an unexpected keyword argument "
+        r"'max_iter'(\. Did you mean .*)?\Z"
+    )
+    with pytest.raises(TypeError, match=message):
+        CFLLIVRegressor(max_iter=3)
+
+
 def test_further_rows_must_have_the_same_instruments():
     frame = pd.DataFrame(Z, columns=["cost", "rain"])
     model = two_stage_least_squares([0]).fit(X, Y, instruments=frame)
