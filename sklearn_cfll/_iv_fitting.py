@@ -27,7 +27,7 @@ from sklearn_cfll._iv_rows import MemberRows
 from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Steps
 from sklearn_cfll._iv_training import IVTraining
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import numbers_wanted, read_weights
+from sklearn_cfll._validation import IN_X, numbers_wanted, read_column, read_weights
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 from sklearn_cfll.prox import AnnealedProx, Prox
 
@@ -40,7 +40,8 @@ def read_problem(
     estimator: Any, X: Any, y: Any, instruments: Any, sample_weight: Any
 ) -> IVProblem:
     """Check the data, learn how to encode y, and resolve what is "auto"."""
-    with numbers_wanted("X", "encode text, by OneHotEncoder in a pipeline for example"):
+    y = None if y is None else read_column(y)
+    with numbers_wanted("X", IN_X):
         X, y = validate_data(
             estimator,
             X,
@@ -49,7 +50,6 @@ def read_problem(
             y_numeric=True,
             ensure_min_samples=2,
         )
-    y = y.astype(np.float64)
     names = vars(estimator).get("feature_names_in_")
     endogenous = find_endogenous(estimator.endogenous, X.shape[1], names)
     Z, instrument_names = read_instruments(estimator, instruments, len(X))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_consistent_length
 
 from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._iv_fitting import read_problem, start, train
 from sklearn_cfll._iv_results import IVResults
 from sklearn_cfll._undo import all_or_nothing
-from sklearn_cfll._validation import read_weights
+from sklearn_cfll._validation import read_column, read_weights
 
 
 class CFLLIVRegressor(RegressorMixin, IVResults):
@@ -291,7 +290,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         compare only roughly.
         """
         f = self.predict(X)
-        y = column_or_1d(y, dtype=np.float64, warn=True)
+        y = read_column(y)
         check_consistent_length(X, y)
         weight = read_weights(sample_weight, f)
         if instruments is None:

@@ -239,7 +239,7 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
         """
         check_is_fitted(self)
         if not self._targets.n_grid_axes:
-            return float(super().score(X, y, sample_weight))
+            return float(super().score(X, self._read_targets(y), sample_weight))
         predictions = self.predict(X)
         y = self._read_targets(y)
         if y.shape != predictions.shape:

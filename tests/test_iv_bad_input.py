@@ -100,6 +100,30 @@ CASES = [
         instruments=pd.DataFrame({"a": ["a"] * 60, "b": Z[:, 0]}),
     ),
     case(
+        "text among the targets",
+        "could not convert string to float: 'a'; y must hold numbers: take "
+        "CFLLClassifier for labels.",
+        y=["a"] * 60,
+    ),
+    case(
+        "objects that are text among the targets",
+        "could not convert string to float: 'a'; y must hold numbers: take "
+        "CFLLClassifier for labels.",
+        y=np.array(["a"] * 60, dtype=object),
+    ),
+    case(
+        "text in X",
+        "could not convert string to float: 'a'; X must hold numbers: encode text, by "
+        "OneHotEncoder in a pipeline for example.",
+        X=FRAME.assign(price="a"),
+    ),
+    case(
+        "text among the weights",
+        "could not convert string to float: 'a'; sample_weight must hold numbers: pass "
+        "one for each row, or None.",
+        sample_weight=["a"] * 60,
+    ),
+    case(
         "an unknown name",
         "endogenous names the column 'prise', which X does not have; its columns are "
         "['price', 'time'].",
@@ -279,6 +303,16 @@ def test_an_instrument_that_is_what_it_should_explain_is_a_warning(instruments, 
     message = rf"\Acolumn 1 \(z1\) of instruments is {what}, but for shift and scale: "
     with pytest.warns(UserWarning, match=message):
         two_stage_least_squares([0]).fit(X, Y, instruments=instruments)
+
+
+def test_text_in_further_rows_is_told():
+    model = two_stage_least_squares([0]).fit(X, Y, instruments=Z)
+    with pytest.raises(ValueError, match=r"; X must hold numbers: encode text, by "):
+        model.predict(FRAME.assign(price="a").to_numpy())
+    with pytest.raises(ValueError, match=r"; y must hold numbers: take CFLLClass"):
+        model.score(X, ["a"] * 60)
+    with pytest.raises(ValueError, match=r"; y must hold numbers: take CFLLClass"):
+        model.diagnose(X, ["a"] * 60, instruments=Z)
 
 
 def test_a_score_needs_more_rows_than_instrument_features():
