@@ -17,9 +17,9 @@ from sklearn_cfll._iv_columns import (
     assign_columns,
     check_endogenous,
     find_endogenous,
-    read_instruments,
     warn_of_copies,
 )
+from sklearn_cfll._iv_instruments import read_instruments, warn_of_other_rows
 from sklearn_cfll._iv_losses import Penalties, Trainee
 from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_problem import IVProblem, mean_one
@@ -40,6 +40,7 @@ def read_problem(
     estimator: Any, X: Any, y: Any, instruments: Any, sample_weight: Any
 ) -> IVProblem:
     """Check the data, learn how to encode y, and resolve what is "auto"."""
+    given = X
     y = None if y is None else read_column(y)
     with numbers_wanted("X", IN_X):
         X, y = validate_data(
@@ -53,6 +54,7 @@ def read_problem(
     names = vars(estimator).get("feature_names_in_")
     endogenous = find_endogenous(estimator.endogenous, X.shape[1], names)
     Z, instrument_names = read_instruments(estimator, instruments, len(X))
+    warn_of_other_rows(given, instruments)
     weight = read_weights(sample_weight, X)
     if weight is not None:
         if not weight.any():

@@ -81,6 +81,7 @@ ORDER = [
     "_iv_defaults",
     "_iv_parameters",
     "_iv_columns",
+    "_iv_instruments",
     "_iv_rows",
     "_iv_problem",
     "_iv_network",

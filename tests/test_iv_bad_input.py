@@ -7,8 +7,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from refusals import NO_WEIGHT
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
+from sklearn.model_selection import KFold, cross_val_score
 from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
 from torch import nn
 
@@ -313,6 +315,53 @@ def test_text_in_further_rows_is_told():
         model.score(X, ["a"] * 60)
     with pytest.raises(ValueError, match=r"; y must hold numbers: take CFLLClass"):
         model.diagnose(X, ["a"] * 60, instruments=Z)
+
+
+SHUFFLED = np.random.default_rng(0).permutation(60)
+OTHER_ROWS = (
+    r"\Athe index of instruments is not that of X; rows are matched by their position, "
+    r"whatever their labels\. Where the labels say which rows belong together, pass "
+    r"instruments\.loc\[X\.index\]; where the order is right, "
+    r"instruments\.to_numpy\(\)\.\Z"
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda frame: frame.set_index(SHUFFLED),
+        lambda frame: frame.set_index(SHUFFLED)["cost"],
+        lambda frame: frame.set_index(np.arange(60) + 1),
+    ],
+    ids=["another order", "a series", "other labels"],
+)
+def test_frames_whose_rows_have_other_labels_are_a_warning(other):
+    frame = pd.DataFrame(Z, columns=["cost", "rain"])
+    aligned, instruments = two_stage_least_squares([0]), other(frame)
+    with pytest.warns(UserWarning, match=OTHER_ROWS):
+        model = two_stage_least_squares([0]).fit(FRAME, Y, instruments=instruments)
+    with pytest.warns(UserWarning, match=OTHER_ROWS):
+        model.diagnose(FRAME, Y, instruments=instruments)
+    # No warning, and the rows are taken by position as they were.
+    aligned.fit(FRAME, Y, instruments=instruments.to_numpy())
+    np.testing.assert_array_equal(aligned.coef_, model.coef_)
+
+
+def test_frames_in_a_cross_validation_have_the_same_labels():
+    X, Z, _, _ = confounded(300)
+    order = np.random.default_rng(0).permutation(300)
+    frame = pd.DataFrame(X, columns=["price", "time"]).iloc[order]
+    instruments = pd.DataFrame(Z, columns=["cost", "rain"]).iloc[order]
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = two_stage_least_squares([0]).set_fit_request(instruments=True)
+        scores = cross_val_score(
+            model.set_score_request(instruments=True),
+            frame,
+            3 * frame["price"] - frame["time"],
+            params={"instruments": instruments},
+            cv=KFold(3, shuffle=True, random_state=0),
+        )
+    np.testing.assert_allclose(scores, 1, atol=1e-6)
 
 
 def test_a_score_needs_more_rows_than_instrument_features():
