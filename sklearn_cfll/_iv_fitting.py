@@ -35,6 +35,9 @@ from sklearn_cfll.prox import AnnealedProx, Prox
 # members that are trained as one are as if trained apart.
 TREATS_NUMBERS_ALONE = ("adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd")
 
+# Of fewer rows any two columns are the same, but for shift and scale.
+_FEWEST_ROWS = 3
+
 
 def read_problem(
     estimator: Any, X: Any, y: Any, instruments: Any, sample_weight: Any
@@ -49,7 +52,7 @@ def read_problem(
             y,
             dtype=np.float64,
             y_numeric=True,
-            ensure_min_samples=2,
+            ensure_min_samples=_FEWEST_ROWS,
         )
     names = vars(estimator).get("feature_names_in_")
     endogenous = find_endogenous(estimator.endogenous, X.shape[1], names)
@@ -60,6 +63,11 @@ def read_problem(
         if not weight.any():
             raise ValueError("sample_weight is zero for every row; give some a weight.")
         used = weight > 0
+        if used.sum() < _FEWEST_ROWS:
+            raise ValueError(
+                f"X has {used.sum()} rows with a sample_weight above zero, where "
+                f"{_FEWEST_ROWS} are needed at least; give more rows a weight."
+            )
         X, y, Z, weight = X[used], y[used], Z[used], weight[used]
     check_endogenous(endogenous, X, names)
     columns = assign_columns(endogenous, X, Z, instrument_names)

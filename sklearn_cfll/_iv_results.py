@@ -11,6 +11,7 @@ from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_diagnostics import (
     diagnose,
     unexplained_shares,
+    warn_of_few_rows,
     warn_of_memorising,
     warn_of_weak_instruments,
 )
@@ -69,6 +70,7 @@ class IVResults(IVPredicting):
         self.diagnostics_ = self._solve_and_diagnose(stages, rows, problem)
         stages.warn_if_flat()
         self._publish(stages, rows)
+        warn_of_few_rows(self.diagnostics_, rows.inputs.shape[1])
         warn_of_weak_instruments(self.diagnostics_)
         shares = self.diagnostics_["unexplained"]
         if problem.held_out.shape[1] >= defaults.FEW_HELD_OUT:

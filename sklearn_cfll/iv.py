@@ -215,9 +215,9 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Warns
         -----
         UserWarning
-            Where the instruments are weak (a first-stage F below 10), where a stage has
-            memorised its training rows, and where X and the instruments are frames
-            whose indices differ: rows are matched by position.
+            Where the instruments are weak (a first-stage F below 10), or the rows too
+            few to tell; where a stage has memorised its rows; and where X and
+            instruments are frames whose indices differ: positions match the rows.
         ConvergenceWarning
             Where the training diverged and went on from an earlier state, and where it
             was interrupted (Ctrl-C), which leaves a fitted estimator.

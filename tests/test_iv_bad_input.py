@@ -60,6 +60,20 @@ CASES = [
         instruments=3 * X[:, 1] + 2,
     ),
     case(
+        "two rows",
+        "Found array with 2 sample(s) (shape=(2, 2)) while a minimum of 3 is required "
+        "by CFLLIVRegressor.",
+        X=X[:2],
+        y=Y[:2],
+        instruments=Z[:2],
+    ),
+    case(
+        "two rows with weight",
+        "X has 2 rows with a sample_weight above zero, where 3 are needed at least; "
+        "give more rows a weight.",
+        sample_weight=np.arange(60) < 2,
+    ),
+    case(
         "a constant treatment",
         "column 0 (price) of X is endogenous and constant, so that its effect can't be "
         "told; leave it out.",
@@ -362,6 +376,21 @@ def test_frames_in_a_cross_validation_have_the_same_labels():
             cv=KFold(3, shuffle=True, random_state=0),
         )
     np.testing.assert_allclose(scores, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [two_stage_least_squares, small])
+@pytest.mark.parametrize("n_rows", [3, 4])
+def test_rows_without_a_degree_of_freedom_are_a_warning(make, n_rows):
+    model = make(endogenous=[0])
+    message = (
+        rf"\AX has {n_rows} rows, on which 3 instruments and exogenous columns and a "
+        r"constant leave no degree of freedom: nothing can be told of the instruments, "
+        r"and standard errors mean nothing; pass more rows, or fewer columns\.\Z"
+    )
+    with pytest.warns(UserWarning, match=message):
+        model.fit(X[:n_rows], Y[:n_rows], instruments=Z[:n_rows])
+    assert model.diagnostics_["first_stage"] is None
+    assert "not available: too few rows." in model.summary()
 
 
 def test_a_score_needs_more_rows_than_instrument_features():
