@@ -13,6 +13,9 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from sklearn_cfll.one_hot import OneHot
 
+# Squares of smaller numbers are zero in float64, or have lost digits.
+_SMALL = 1e-100
+
 
 @dataclass(frozen=True)
 class StandardisedTargets:
@@ -53,6 +56,7 @@ class StandardisedTargets:
             weight = np.repeat(weight / weight.max(), len(table) // len(y))
         if np.isnan(table.sum()):
             table, weight = _known(table, weight)
+        table, unit = _enlarged(table, shared=shared_scale)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(table, axis=0, weights=weight)
             square = table - mean
@@ -67,8 +71,8 @@ class StandardisedTargets:
         spacing = np.finfo(float).eps * len(y) * np.abs(mean)
         if shared_scale:
             deviation = np.full_like(deviation, np.sqrt(variance.mean()))
-        scale = np.where(deviation > spacing, deviation, 1.0)
-        return cls(mean, scale, shape, n_grid_axes)
+        scale = np.where(deviation > spacing, deviation * unit, 1.0)
+        return cls(mean * unit, scale, shape, n_grid_axes)
 
     @property
     def n_outputs(self) -> int:
@@ -110,6 +114,21 @@ class StandardisedTargets:
             if weight is not None:
                 weight = np.repeat(weight, len(y) // len(weight))
         return float(r2_score(y, predictions, sample_weight=weight))
+
+
+def _enlarged(
+    table: NDArray[Any], *, shared: bool
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Divide columns too small to be squared by a power of two, which is exact.
+
+    Also gives the divisors (n_outputs,).
+    """
+    size = np.maximum(table.max(0), -table.min(0))
+    if shared:
+        size = np.full_like(size, size.max())
+    small = (size > 0) & (size < _SMALL)
+    unit = np.ldexp(1.0, np.where(small, np.frexp(size)[1], 0))
+    return (table / unit if small.any() else table), unit
 
 
 def _known(
