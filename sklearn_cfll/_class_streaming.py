@@ -98,8 +98,14 @@ class ClassStreaming(Streaming):
         )
         self._class_weight = dict(zip(self.classes_.tolist(), values, strict=True))
 
-    def _start_targets(self, train: Rows) -> None:
+    def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn nothing: the classes are known before the first rows."""
+        if first or self._sums.streamed:
+            whose = "that classes named in the first call"
+            cure = "name all that will come there, or "
+        else:
+            whose, cure = "of fit", "call fit with rows of all classes, or "
+        self._targets.refuse_unknown(train.chosen(train.y), "y", whose, cure)
 
     def _before(self, problem: Problem | None) -> _Before:
         factor = self._factor()

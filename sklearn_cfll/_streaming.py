@@ -95,8 +95,7 @@ class Streaming(BaseCFLL):
             if not first:
                 self._validate_params()  # scikit-learn does so in the first call alone
             train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
-            if first:
-                self._start_targets(train)
+            self._meet_targets(train, first)
             refuse_on_grid(self, "partial_fit")
             view = self._as_streaming(first)
             problem = state_problem(view, train, None)
@@ -109,9 +108,10 @@ class Streaming(BaseCFLL):
             net.release()
         return self
 
-    def _start_targets(self, train: Rows) -> None:
+    def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn from the first rows how to encode y."""
-        self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
+        if first:
+            self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
 
     def _as_streaming(self, first: bool) -> Any:
         """Give a view of the estimator by which a chunk is trained on."""

@@ -186,16 +186,37 @@ class ClassTargets:
         self, y: NDArray[Any], name: str = "y", scale: float = 1.0
     ) -> NDArray[np.float64] | OneHot:
         """Give minus and plus the scale: (n_samples, 1) or (n_samples, n_classes)."""
-        index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
-        unknown = self.classes[index] != y
-        if unknown.any():
-            raise ValueError(
-                f"{name} holds the label {y[unknown].tolist()[0]!r}, none of the "
-                f"classes {self.classes.tolist()} of the training; leave its rows out."
-            )
+        index = self.refuse_unknown(y, name, "of the training")
         if len(self.classes) == 2:
             return np.where(index == 1, scale, -scale)[:, None]
         return OneHot(torch.from_numpy(index), len(self.classes), scale)
+
+    def refuse_unknown(
+        self, y: NDArray[Any], name: str, whose: str, cure: str = ""
+    ) -> NDArray[np.intp]:
+        """Give the number of each label; refuse those that are no class.
+
+        Parameters
+        ----------
+        y : array of shape (n_samples,)
+        name : str
+            What y is called.
+        whose : str
+            Where the classes come from.
+        cure : str, default=""
+            What to do besides leaving rows out.
+        """
+        index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
+        unknown = self.classes[index] != y
+        if not unknown.any():
+            return index
+        labels = np.unique(y[unknown]).tolist()
+        one = len(labels) == 1
+        which = f"the label {labels[0]!r}" if one else f"the labels {labels}"
+        raise ValueError(
+            f"{name} holds {which}, none of the classes {self.classes.tolist()} "
+            f"{whose}; {cure}leave {'its' if one else 'their'} rows out."
+        )
 
     @staticmethod
     def index(scores: NDArray[Any]) -> NDArray[np.intp]:

@@ -252,8 +252,31 @@ def test_a_stream_of_classes_needs_their_names_first(rows, labels):
     model = classifier().partial_fit(X[:50], labels[:50], classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="is not the same as on last call"):
         model.partial_fit(X[50:], labels[50:], classes=["a", "b"])
-    with pytest.raises(ValueError, match="holds the label 'd', none of the classes"):
-        model.partial_fit(X[:2], ["a", "d"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [(["a", "d"], "label 'd'"), (["x", "d"], r"labels \['d', 'x'\]")],
+)
+def test_labels_that_no_call_named_are_told(rows, labels, named):
+    X, _ = rows
+    known = ["a", "b"]
+    stream = (
+        rf"^y holds the {named}, none of the classes \['a', 'b'\] that classes named "
+        r"in the first call; name all that will come there, or leave (its|their) rows "
+        r"out\.$"
+    )
+    with pytest.raises(ValueError, match=stream):
+        classifier().partial_fit(X[:2], labels, classes=known)
+    model = classifier().partial_fit(X[:2], known, classes=known)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=stream):
+        model.partial_fit(X[:2], labels)
+    assert vars(model) == before
+    fitted = classifier().fit(X[:4], known * 2)
+    message = rf"the {named}, none of the classes .* of fit; call fit with rows of all"
+    with pytest.raises(ValueError, match=message):
+        fitted.partial_fit(X[:2], labels)
 
 
 def test_classes_may_come_later_than_the_first_chunk(rows, labels):
