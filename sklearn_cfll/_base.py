@@ -25,6 +25,7 @@ from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import (
     Rows,
     check_alpha,
+    naming_weights,
     read_rows,
     read_weights,
 )
@@ -88,7 +89,7 @@ class BaseCFLL(Predicting):
             interrupted (Ctrl-C), which leaves a fitted estimator, and where the
             backbone's features don't vary.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             again = self.warm_start and hasattr(self, "net_")
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)

@@ -27,7 +27,13 @@ from sklearn_cfll._problem import Problem, state_problem
 from sklearn_cfll._sums import HeadSums, faded, in_user_units, size_of
 from sklearn_cfll._transfer import with_new_head
 from sklearn_cfll._undo import all_or_nothing
-from sklearn_cfll._validation import Rows, check_alpha, check_prox, read_rows
+from sklearn_cfll._validation import (
+    Rows,
+    check_alpha,
+    check_prox,
+    naming_weights,
+    read_rows,
+)
 from sklearn_cfll.functional.paths import AnyPath, merge, path_of, remove
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.optimizers import has_learnable_parameters
@@ -90,7 +96,7 @@ class Streaming(BaseCFLL):
             raise ValueError(
                 "partial_fit holds out no rows; set early_stopping='auto' or False."
             )
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             first = not hasattr(self, "net_")
             if not first:
                 self._validate_params()  # scikit-learn does so in the first call alone

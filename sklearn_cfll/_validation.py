@@ -24,6 +24,9 @@ from sklearn_cfll.mlp import MLP
 
 _FLOAT32 = np.finfo(np.float32)
 
+# Weights whose ratios are larger leave whole batches next to no weight.
+_WIDE = 1e12
+
 # What to do about text.
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
 IN_Y = "take CFLLClassifier for labels"
@@ -152,6 +155,25 @@ def read_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[np.float64] | N
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
     return np.asarray(weight, dtype=np.float64)
+
+
+@contextmanager
+def naming_weights(sample_weight: Any) -> Iterator[None]:
+    """Say so, where a training diverges on weights of a range that leaves few rows."""
+    try:
+        yield
+    except FloatingPointError as error:
+        weight = np.asarray(1.0 if sample_weight is None else sample_weight, float)
+        weight = weight[weight > 0]
+        if weight.max() / _WIDE <= weight.min():
+            raise
+        relative = weight / weight.max()
+        n_effective = relative.sum() ** 2 / np.square(relative).sum()  # Kish 1965
+        raise FloatingPointError(
+            f"sample_weight ranges from {weight.min():.3g} to {weight.max():.3g}, so "
+            f"that {len(weight)} rows count for {n_effective:.3g}; narrow its range, "
+            f"by numpy.clip for example. On these rows {error}"
+        ) from error
 
 
 def split_rows(

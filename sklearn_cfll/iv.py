@@ -12,7 +12,7 @@ from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._iv_fitting import read_problem, start, train
 from sklearn_cfll._iv_results import IVResults
 from sklearn_cfll._undo import all_or_nothing
-from sklearn_cfll._validation import read_column, read_weights
+from sklearn_cfll._validation import naming_weights, read_column, read_weights
 
 
 class CFLLIVRegressor(RegressorMixin, IVResults):
@@ -222,7 +222,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
             Where the training diverged and went on from an earlier state, and where it
             was interrupted (Ctrl-C), which leaves a fitted estimator.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             problem = read_problem(self, X, y, instruments, sample_weight)
             with lapack_on_one_thread(), seeded(problem.seed, problem.device):
                 ensemble = start(self, problem)

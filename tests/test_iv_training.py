@@ -410,6 +410,19 @@ def test_a_divergence_without_end_is_an_error(exploding):
     assert not hasattr(exploding, "network_")
 
 
+@pytest.mark.filterwarnings(
+    "ignore:training diverged:sklearn.exceptions.ConvergenceWarning"
+)
+def test_a_divergence_on_weights_of_any_size_names_them(exploding):
+    Exploding.stop = 30, np.inf
+    message = (
+        r"\Asample_weight ranges from 1e-300 to 1e\+300, so that 400 rows count for"
+    )
+    weight = np.logspace(-300, 300, len(X))
+    with pytest.raises(FloatingPointError, match=message):
+        exploding.fit(X, Y, instruments=Z, sample_weight=weight)
+
+
 class Interrupting(Exploding):
     """Presses Ctrl-C in some pass."""
 
