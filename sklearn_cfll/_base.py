@@ -20,6 +20,7 @@ from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._predicting import Predicting
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._stream_terms import settle_terms
 from sklearn_cfll._sums import HeadSums
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import (
@@ -91,6 +92,7 @@ class BaseCFLL(Predicting):
         """
         with all_or_nothing(self), naming_weights(sample_weight):
             again = self.warm_start and hasattr(self, "net_")
+            settle_terms(self, *(["backbone"] if again else []))
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
             if not again:

@@ -72,7 +72,9 @@ class ClassStreaming(Streaming):
         ------
         ValueError
             Where the data can't be used, ``classes`` is missing or another than
-            before, ``early_stopping`` is True, or ``class_weight`` is "balanced".
+            before, ``early_stopping`` is True, ``class_weight`` is "balanced", or a
+            parameter that the first rows settle has changed since (``backbone``,
+            ``dtype``, ``class_weight``, ``target_scale``, ``true_class_weight``).
         """
         with all_or_nothing(self):
             if _check_partial_fit_first_call(self, classes):

@@ -59,6 +59,7 @@ ORDER = [
     "_validation",
     "_problem",
     "_sums",
+    "_stream_terms",
     "_build",
     "_stream",
     "_left_out",

@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from small_models import classifier, regressor
 
+from sklearn_cfll import MLP, TorchBackbone, load, save
 from sklearn_cfll.functional import Moments, RidgePath, solve_ridge
 
 FROZEN = {"stream_epochs": 0, "dtype": "float64"}
@@ -329,3 +330,91 @@ def test_parameters_are_checked_in_each_call(rows, name, value):
     with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of CFLL"):
         model.partial_fit(X[100:], Y[100:])
     np.testing.assert_array_equal(model.predict(X), before)
+
+
+# What the first rows settle --------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    def __init__(self, in_features, width=8):
+        super().__init__()
+        self.linear = torch.nn.Linear(in_features, width)
+
+    def forward(self, X):
+        return self.linear(X).tanh()
+
+
+CHANGES = [
+    (
+        {"backbone": MLP(width=16)},
+        r"backbone__width has changed .*, from 32 to 16, but",
+    ),
+    ({"backbone": TorchBackbone(Net)}, r"backbone has .*, from MLP to TorchBackbone,"),
+    ({"backbone": Net(4)}, r"backbone has .*, from MLP to Net\(\n  \(linear\): Linear"),
+    ({"backbone__width": 16}, "backbone__width has changed .*, from 32 to 16, but"),
+    ({"dtype": "float32"}, "dtype has changed .*, from float64 to float32, but"),
+    ({"sample_norm": "relative"}, "sample_norm has .*, from None to 'relative', but"),
+]
+
+
+@pytest.mark.parametrize("begin", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("params", "message"), CHANGES)
+def test_what_the_first_rows_settle_can_not_change(rows, begin, params, message):
+    X, Y = rows
+    model = getattr(regressor(max_epochs=1), begin)(X[:100], Y[:100])
+    before, predictions = dict(vars(model)), model.predict(X)
+    last = model.get_params()
+    model.set_params(**params)
+    message = (
+        rf"(?s)^{message}.* set it back, or call fit, or partial_fit of a clone, to"
+    )
+    for method in [model.partial_fit, model.forget]:
+        with pytest.raises(ValueError, match=message):
+            method(X[50:100], Y[50:100])
+    np.testing.assert_array_equal(model.predict(X), predictions)
+    model.set_params(**last)
+    assert vars(model).keys() == before.keys()
+    model.partial_fit(X[100:], Y[100:])
+    model.set_params(**params).fit(X, Y + 9).partial_fit(X, Y + 9)
+
+
+def test_a_stream_of_classes_keeps_their_scale_and_weights(rows, labels):
+    X, _ = rows
+    model = classifier(max_epochs=1).partial_fit(X, labels, classes=["a", "b", "c"])
+    for name, value in [
+        ("target_scale", 30.0),
+        ("true_class_weight", 2.0),
+        ("class_weight", {"a": 2.0, "b": 1.0, "c": 1.0}),
+    ]:
+        changed = copy.deepcopy(model).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"^{name} has changed since the first"):
+            changed.partial_fit(X, labels)
+
+
+def test_what_holds_for_a_chunk_may_change(rows):
+    X, Y = rows
+    model = regressor(max_epochs=1).partial_fit(X[:80], Y[:80])
+    model.set_params(lr=1e-3, stream_epochs=1, verbose=0, alpha=0.1, prox=2.0)
+    model.set_params(optimizer="sgd", batch_size=16, forgetting=0.9, random_state=7)
+    # The defaults by another name, and what "auto" has come to.
+    model.set_params(dtype="float64", backbone=MLP(width=np.int64(32)))
+    assert model.partial_fit(X[80:], Y[80:]).history_[0, "lr"] == 1e-3
+
+
+def pickled(model, folder):
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved(model, folder):
+    save(model, folder / "model")
+    return load(folder / "model", backbone=Net)
+
+
+@pytest.mark.parametrize("copied", [pickled, saved])
+def test_a_stream_goes_on_from_a_file(rows, tmp_path, copied):
+    X, Y = rows
+    model = regressor(TorchBackbone(Net, width=5), max_epochs=1)
+    model = copied(model.partial_fit(X[:80], Y[:80]), tmp_path)
+    model.partial_fit(X[80:], Y[80:])
+    with pytest.raises(ValueError, match=r"^backbone__width has changed"):
+        model.set_params(backbone__width=6).partial_fit(X, Y)
