@@ -75,6 +75,12 @@ class ClassStreaming(Streaming):
             before, ``early_stopping`` is True, ``class_weight`` is "balanced", or a
             parameter that the first rows settle has changed since (``backbone``,
             ``dtype``, ``class_weight``, ``target_scale``, ``true_class_weight``).
+
+        Warns
+        -----
+        UserWarning
+            Where X is constant in the first call, or a column of a later one lies 20
+            standard deviations of the first off; once a stream.
         """
         with all_or_nothing(self):
             if _check_partial_fit_first_call(self, classes):

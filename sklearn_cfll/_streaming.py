@@ -19,6 +19,7 @@ from sklearn_cfll._final import (
     largest_of_the_best,
     training_moments,
 )
+from sklearn_cfll._first_chunk import FirstChunk
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import Problem, state_problem
 from sklearn_cfll._stream_terms import (
@@ -80,6 +81,12 @@ class Streaming(BaseCFLL):
             Where the data can't be used, a parameter that the first rows settle has
             changed since (``backbone``, ``dtype``, ``sample_norm``), or
             ``early_stopping`` is True: no rows of a stream are held out.
+
+        Warns
+        -----
+        UserWarning
+            Where X is constant in the first call, or a column or the targets of a later
+            one lie 20 standard deviations of the first off; once a stream.
         """
         return self._learn_chunk(X, y, sample_weight)
 
@@ -98,6 +105,7 @@ class Streaming(BaseCFLL):
             train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
             self._meet_targets(train, first)
             refuse_on_grid(self, "partial_fit")
+            self._look_at_scales(train, first)
             view = as_streaming(self, first)
             problem = state_problem(view, train, None)
             before = None if first else self._before(problem)
@@ -108,6 +116,14 @@ class Streaming(BaseCFLL):
                 self._publish_streamed(net, problem, path, before)
             net.release()
         return self
+
+    def _look_at_scales(self, train: Rows, first: bool) -> None:
+        """Warn of rows whose scales are not those of the rest of the stream."""
+        if first:
+            self._first_chunk = FirstChunk.of(train, labels=is_classifier(self))
+        elif self._sums.streamed:
+            names = vars(self).get("feature_names_in_")
+            self._first_chunk = self._first_chunk.compared(train, names)
 
     def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn from the first rows how to encode y."""

@@ -60,6 +60,7 @@ ORDER = [
     "_problem",
     "_sums",
     "_stream_terms",
+    "_first_chunk",
     "_build",
     "_stream",
     "_left_out",

@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
@@ -418,3 +419,68 @@ def test_a_stream_goes_on_from_a_file(rows, tmp_path, copied):
     model.partial_fit(X[80:], Y[80:])
     with pytest.raises(ValueError, match=r"^backbone__width has changed"):
         model.set_params(backbone__width=6).partial_fit(X, Y)
+
+
+# Scales ------------------------------------------------------------------------------
+
+
+def far(what, mean, spread):
+    return pytest.warns(
+        UserWarning,
+        match=rf"^{what} has the mean {mean} and the standard deviation {spread} in "
+        r"these rows, where it had [\d.e-]+ and \d\.\d+ in the first ones of the "
+        r"stream; scales are learnt from the first rows alone, .* scale X and y "
+        r"beforehand\.$",
+    )
+
+
+def test_rows_unlike_the_first_ones_are_told_once(rows):
+    X, Y = rows
+    shifted, scaled = X + np.eye(4)[2] * 30, X * [1, 300.0, 1, 1]
+    model = regressor(max_epochs=1).partial_fit(X[:100], Y[:100])
+    first = copy.deepcopy(model).partial_fit(X[100:], Y[100:])
+    with far("column 2 of X", r"(29\.9|30|30\.\d)", r"0\.\d+"):
+        model.partial_fit(shifted[-60:], Y[-60:])
+    model.partial_fit(scaled, Y)
+    with far("column 1 of X", r"-?[\d.]+", r"1\d\d"):
+        first.partial_fit(scaled[-60:], Y[-60:])
+
+
+def test_targets_unlike_the_first_ones_are_told_once(rows):
+    X, Y = rows
+    model = regressor(max_epochs=1).partial_fit(X[:100], Y[:100, 0])
+    with far("y", r"1e\+03", r"\d\.\d+"):
+        model.partial_fit(X[-60:], Y[-60:, 0] + 1e3)
+    model.partial_fit(X, Y[:, 0] - 1e3)
+
+
+def test_a_column_goes_by_its_name(rows):
+    X, Y = rows
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = regressor(max_epochs=1).partial_fit(frame[:100], Y[:100])
+    with far(r"column 3 \(d\) of X", r"\d+", r"0\.\d+"):
+        model.partial_fit(frame[-60:].assign(d=lambda part: part["d"] + 50), Y[-60:])
+
+
+def test_first_rows_that_are_all_the_same_are_told(rows):
+    X, Y = rows
+    message = (
+        r"^X is constant in the first 20 rows of the stream; scales are learnt from"
+    )
+    with pytest.warns(UserWarning, match=message):
+        model = regressor(max_epochs=1).partial_fit(np.full((20, 4), 3.0), Y[:20])
+    model.partial_fit(X, Y)
+
+
+def test_scales_that_no_first_rows_tell_are_no_matter(rows, labels):
+    X, Y = rows
+    few = regressor(max_epochs=1).partial_fit(X[:2], Y[:2])
+    few.partial_fit(X + 1e3, Y)
+    constant = X * [1, 1, 1, 0]
+    regressor(max_epochs=1).partial_fit(constant, Y).partial_fit(X, Y)
+    numbers = (labels == "a") * 1.0
+    some = classifier(max_epochs=1)
+    some.partial_fit(X[:20], numbers[:20], classes=[0.0, 1.0]).partial_fit(X, numbers)
+    missing = regressor(max_epochs=1, missing_targets="ignore")
+    missing.partial_fit(X[:100], Y[:100])
+    missing.partial_fit(X, np.where([True, False], np.nan, Y))
