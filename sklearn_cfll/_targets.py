@@ -113,7 +113,15 @@ class StandardisedTargets:
             y, predictions = (v.reshape(-1, self.n_outputs) for v in (y, predictions))
             if weight is not None:
                 weight = np.repeat(weight, len(y) // len(weight))
-        return float(r2_score(y, predictions, sample_weight=weight))
+        return r2(y, predictions, weight)
+
+
+def r2(y: NDArray[Any], predictions: NDArray[Any], weight: Any) -> float:
+    """R2, the mean over outputs; of targets too small to be squared, too."""
+    table, unit = _enlarged(y.reshape(len(y), -1), shared=False)
+    if (unit != 1).any() and y.size == predictions.size:
+        y, predictions = table, predictions.reshape(table.shape) / unit
+    return float(r2_score(y, predictions, sample_weight=weight))
 
 
 def _enlarged(
@@ -154,7 +162,7 @@ def _score_of_known(predictions: Any, y: Any, weight: Any) -> float:
         known = ~np.isnan(truth)
         own = None if weight is None else weight[known]
         if known.sum() > 1:
-            scores.append(r2_score(truth[known], prediction[known], sample_weight=own))
+            scores.append(r2(truth[known], prediction[known], own))
     return float(np.mean(scores)) if scores else float("nan")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_consistent_length
 
 from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._iv_fitting import read_problem, start, train
 from sklearn_cfll._iv_results import IVResults
+from sklearn_cfll._targets import r2
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import naming_weights, read_column, read_weights
 
@@ -295,5 +295,5 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         check_consistent_length(X, y)
         weight = read_weights(sample_weight, f)
         if instruments is None:
-            return float(r2_score(y, f, sample_weight=weight))
+            return r2(y, f, weight)
         return self._projected_score(X, y, f, instruments, weight)

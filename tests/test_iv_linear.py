@@ -171,3 +171,9 @@ def test_targets_too_small_to_be_squared_are_no_constant():
     small = two_stage_least_squares([0]).fit(X, 2.0**-600 * y, instruments=Z)
     assert_allclose(small.coef_, 2.0**-600 * plain.coef_, rtol=1e-12)
     assert_allclose(small.coef_std_, 2.0**-600 * plain.coef_std_, rtol=1e-12)
+    for instruments in (None, Z):
+        scores = [
+            model.score(X, factor * y, instruments=instruments)
+            for model, factor in [(plain, 1), (small, 2.0**-600)]
+        ]
+        assert scores[1] == pytest.approx(scores[0], rel=1e-9)

@@ -38,6 +38,19 @@ def test_an_output_too_small_to_be_squared_is_fitted_beside_others(table, fresh_
     assert np.ptp(scaled[:, 1]) > 0
 
 
+def test_scores_of_targets_too_small_to_be_squared(table):
+    X, y = table
+    settings = {"max_epochs": 2, "early_stopping": True, "random_state": 0}
+    plain, small = (
+        CFLLRegressor(MLP(width=8), **settings).fit(X, factor * y)
+        for factor in (1, 2.0**-600)
+    )
+    assert small.score(X, 2.0**-600 * y) == pytest.approx(plain.score(X, y), rel=1e-9)
+    scores = small.history_[:, "valid_score"]
+    assert_allclose(scores, plain.history_[:, "valid_score"], rtol=1e-9)
+    assert small.score(X, -(2.0**-600) * y) < 0
+
+
 @pytest.mark.parametrize(
     ("scale", "shift"), [(1e8, 1e9), (-3.7, 0.0), (1e-8, 1e-8), (1.0, 1e6)]
 )
