@@ -20,11 +20,13 @@ from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._predicting import Predicting
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._stream_terms import settle_terms
 from sklearn_cfll._sums import HeadSums
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import (
     Rows,
     check_alpha,
+    naming_weights,
     read_rows,
     read_weights,
 )
@@ -88,8 +90,9 @@ class BaseCFLL(Predicting):
             interrupted (Ctrl-C), which leaves a fitted estimator, and where the
             backbone's features don't vary.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             again = self.warm_start and hasattr(self, "net_")
+            settle_terms(self, *(["backbone"] if again else []))
             train = read_rows(self, X, y, sample_weight, reset=not again)
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
             if not again:

@@ -27,6 +27,15 @@ from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 
+# Parameters of estimators by those of the net, where the names differ.
+_OWN_NAMES = {
+    "module": "backbone",
+    "optimizer__": "optimizer_params",
+    "output_weight": "true_class_weight",
+    "train_split": "early_stopping and validation_fraction, or X_val,",
+    "valid_score": "scoring",
+}
+
 
 def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
     """Make the skorch net, with a new network or a copy of a trained one."""
@@ -57,9 +66,28 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "callbacks": callbacks,
         "device": str(batches.device),
         **{f"optimizer__{name}": value for name, value in params.items()},
-        **(estimator.net_params or {}),
     }
-    return CFLLNet(network, **settings)
+    return CFLLNet(network, **settings, **_further(estimator, settings))
+
+
+def _further(estimator: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Give ``net_params``, which may not hold what the estimator sets itself."""
+    further, parameters = dict(estimator.net_params or {}), vars(estimator)
+    if settings["output_weight"] is None and "output_weight" in further:
+        settings["output_weight"] = further.pop("output_weight")
+    for name in further:
+        kind = "optimizer__" if name.startswith("optimizer__") else name
+        if kind not in settings and kind not in ("module", "optimizer__"):
+            continue
+        cure = "leave it out."
+        own = _OWN_NAMES.get(kind, kind if kind in parameters else None)
+        if own is not None:
+            cure = f"use the estimator's own {own} instead."
+        raise ValueError(
+            f"net_params holds {name!r}, which {type(estimator).__name__} sets itself; "
+            f"{cure}"
+        )
+    return further
 
 
 def _network(estimator: Any, problem: Problem, trained: Network | None) -> Network:

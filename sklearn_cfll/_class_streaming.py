@@ -72,7 +72,15 @@ class ClassStreaming(Streaming):
         ------
         ValueError
             Where the data can't be used, ``classes`` is missing or another than
-            before, ``early_stopping`` is True, or ``class_weight`` is "balanced".
+            before, ``early_stopping`` is True, ``class_weight`` is "balanced", or a
+            parameter that the first rows settle has changed since (``backbone``,
+            ``dtype``, ``class_weight``, ``target_scale``, ``true_class_weight``).
+
+        Warns
+        -----
+        UserWarning
+            Where X is constant in the first call, or a column of a later one lies 20
+            standard deviations of the first off; once a stream.
         """
         with all_or_nothing(self):
             if _check_partial_fit_first_call(self, classes):
@@ -98,8 +106,14 @@ class ClassStreaming(Streaming):
         )
         self._class_weight = dict(zip(self.classes_.tolist(), values, strict=True))
 
-    def _start_targets(self, train: Rows) -> None:
+    def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn nothing: the classes are known before the first rows."""
+        if first or self._sums.streamed:
+            whose = "that classes named in the first call"
+            cure = "name all that will come there, or "
+        else:
+            whose, cure = "of fit", "call fit with rows of all classes, or "
+        self._targets.refuse_unknown(train.chosen(train.y), "y", whose, cure)
 
     def _before(self, problem: Problem | None) -> _Before:
         factor = self._factor()

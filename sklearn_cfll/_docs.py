@@ -76,7 +76,11 @@ net_params : dict, default=None
     Further arguments of :class:`CFLLNet`, such as ``{"compile": True}``,
     ``{"head_update": KalmanUpdate()}``, ``{"objective": "log"}`` for targets without
     noise, or ``{"batch_transform": augment}``, a function of each training batch's
-    inputs.
+    inputs. What has a parameter here, or follows from the data, is refused: ``alpha``,
+    ``prox``, ``update_order``, ``optimizer`` and ``optimizer__...``, ``lr``,
+    ``lr_schedule``, ``max_epochs``, ``batch_size``, ``callbacks``, ``device``,
+    ``train_split``, ``train_score``, ``valid_score``, ``decode``, ``module``,
+    ``n_features`` and ``n_outputs``.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head.
 stream_epochs : int or "auto", default="auto"

@@ -140,6 +140,27 @@ def warn_of_memorising(train: dict[str, float], unseen: dict[str, float]) -> Non
             )
 
 
+def warn_of_few_rows(diagnostics: dict[str, Any], n_columns: int) -> None:
+    """Warn where no degree of freedom is left to test the instruments by.
+
+    Parameters
+    ----------
+    diagnostics : dict
+    n_columns : int
+        Instruments and exogenous columns.
+    """
+    n_rows = diagnostics["n_rows"]
+    if diagnostics["first_stage"] is None and n_rows <= n_columns + 1:
+        warnings.warn(
+            f"X has {n_rows} rows, on which {n_columns} instruments and exogenous "
+            "columns and a constant leave no degree of freedom: nothing can be told of "
+            "the instruments, and standard errors mean nothing; pass more rows, or "
+            "fewer columns.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def warn_of_weak_instruments(diagnostics: dict[str, Any]) -> None:
     """Warn where the first stage's F is below ten."""
     tests = diagnostics["first_stage"]

@@ -17,9 +17,9 @@ from sklearn_cfll._iv_columns import (
     assign_columns,
     check_endogenous,
     find_endogenous,
-    read_instruments,
     warn_of_copies,
 )
+from sklearn_cfll._iv_instruments import read_instruments, warn_of_other_rows
 from sklearn_cfll._iv_losses import Penalties, Trainee
 from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_problem import IVProblem, mean_one
@@ -27,7 +27,7 @@ from sklearn_cfll._iv_rows import MemberRows
 from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Steps
 from sklearn_cfll._iv_training import IVTraining
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import numbers_wanted, read_weights
+from sklearn_cfll._validation import IN_X, numbers_wanted, read_column, read_weights
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 from sklearn_cfll.prox import AnnealedProx, Prox
 
@@ -35,29 +35,39 @@ from sklearn_cfll.prox import AnnealedProx, Prox
 # members that are trained as one are as if trained apart.
 TREATS_NUMBERS_ALONE = ("adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd")
 
+# Of fewer rows any two columns are the same, but for shift and scale.
+_FEWEST_ROWS = 3
+
 
 def read_problem(
     estimator: Any, X: Any, y: Any, instruments: Any, sample_weight: Any
 ) -> IVProblem:
     """Check the data, learn how to encode y, and resolve what is "auto"."""
-    with numbers_wanted("X", "encode text, by OneHotEncoder in a pipeline for example"):
+    given = X
+    y = None if y is None else read_column(y)
+    with numbers_wanted("X", IN_X):
         X, y = validate_data(
             estimator,
             X,
             y,
             dtype=np.float64,
             y_numeric=True,
-            ensure_min_samples=2,
+            ensure_min_samples=_FEWEST_ROWS,
         )
-    y = y.astype(np.float64)
     names = vars(estimator).get("feature_names_in_")
     endogenous = find_endogenous(estimator.endogenous, X.shape[1], names)
     Z, instrument_names = read_instruments(estimator, instruments, len(X))
+    warn_of_other_rows(given, instruments)
     weight = read_weights(sample_weight, X)
     if weight is not None:
         if not weight.any():
             raise ValueError("sample_weight is zero for every row; give some a weight.")
         used = weight > 0
+        if used.sum() < _FEWEST_ROWS:
+            raise ValueError(
+                f"X has {used.sum()} rows with a sample_weight above zero, where "
+                f"{_FEWEST_ROWS} are needed at least; give more rows a weight."
+            )
         X, y, Z, weight = X[used], y[used], Z[used], weight[used]
     check_endogenous(endogenous, X, names)
     columns = assign_columns(endogenous, X, Z, instrument_names)

@@ -116,3 +116,6 @@ class IVParameters(BaseEstimator):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    # Python's errors on arguments name the class that users know.
+    __init__.__qualname__ = "CFLLIVRegressor.__init__"

@@ -15,12 +15,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sklearn_cfll._device import device_or_cpu
-from sklearn_cfll._iv_columns import Columns, read_instruments_again
+from sklearn_cfll._iv_columns import Columns
+from sklearn_cfll._iv_instruments import read_instruments_again, warn_of_other_rows
 from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_parameters import IVParameters
 from sklearn_cfll._iv_problem import mean_one, split_tables, stage_rows
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll._targets import StandardisedTargets
+from sklearn_cfll._validation import IN_X, numbers_wanted
 from sklearn_cfll.chunks import chunk_slices
 from sklearn_cfll.functional.projections import projected_sums
 from sklearn_cfll.functional.sandwich import HeadCovariance
@@ -41,7 +43,8 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
     def _read_columns(self, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Check X; give its endogenous and exogenous columns."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        with numbers_wanted("X", IN_X):
+            X = validate_data(self, X, dtype=np.float64, reset=False)
         treatment, exogenous, _ = split_tables(self._columns, X, None)
         return treatment, exogenous
 
@@ -49,6 +52,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         """Check further rows, and put them on the network's device."""
         treatment, exogenous = self._read_columns(X)
         Z = read_instruments_again(self, self._columns, instruments, len(treatment))
+        warn_of_other_rows(X, instruments)
         tables = treatment, exogenous, Z[:, self._columns.instruments]
         encoded = None if y is None else self._targets.encode(y)
         if weight is not None:

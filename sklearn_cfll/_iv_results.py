@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_diagnostics import (
     diagnose,
     unexplained_shares,
+    warn_of_few_rows,
     warn_of_memorising,
     warn_of_weak_instruments,
 )
@@ -27,7 +27,7 @@ from sklearn_cfll._iv_unseen import (
     mean_predictions,
     predictions_of_unseen,
 )
-from sklearn_cfll._validation import read_weights
+from sklearn_cfll._validation import read_column, read_weights
 
 
 class IVResults(IVPredicting):
@@ -71,6 +71,7 @@ class IVResults(IVPredicting):
         self.diagnostics_ = self._solve_and_diagnose(stages, rows, problem)
         stages.warn_if_flat()
         self._publish(stages, rows)
+        warn_of_few_rows(self.diagnostics_, rows.inputs.shape[1])
         warn_of_weak_instruments(self.diagnostics_)
         shares = self.diagnostics_["unexplained"]
         if problem.held_out.size >= defaults.FEW_HELD_OUT:
@@ -182,7 +183,7 @@ class IVResults(IVPredicting):
             of the same features without instruments.
         """
         check_is_fitted(self)
-        y = column_or_1d(y, dtype=np.float64, warn=True)
+        y = read_column(y)
         weight = read_weights(sample_weight, y)
         rows = self._rows_of(X, y, instruments, weight)
         rows = rows.evenly(defaults.DIAGNOSTIC_ROWS)

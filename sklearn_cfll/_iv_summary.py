@@ -53,21 +53,28 @@ def _coefficients(estimator: Any) -> list[str]:
     names = [*estimator._names["columns"], "intercept"]
     values = np.append(estimator.coef_, estimator.intercept_)
     errors = np.append(estimator.coef_std_, estimator.intercept_std_)
-    head = ["", "coefficient", "std. error", "z", "p", "95 % interval"]
-    lines = [
-        f"Coefficients, with {estimator.cov_type} standard errors",
-        f"{head[0]:<16}{head[1]:>13}{head[2]:>12}{head[3]:>9}{head[4]:>8}{head[5]:>25}",
-    ]
+    rows = [["", "coefficient", "std. error", "z", "p", "95 % interval"]]
     for name, value, error in zip(names, values, errors, strict=True):
         z = value / error if error > 0 else float("nan")
         p = 2 * ndtr(-abs(z))
         low, high = value - 1.96 * error, value + 1.96 * error
+        size = f"{z:.2f}" if abs(z) < 1e5 else f"{z:.4g}"
         interval = f"{low:.4g} to {high:.4g}"
-        lines.append(
-            f"{name[:16]:<16}{value:>13.4g}{error:>12.4g}{z:>9.2f}{p:>8.3f}"
-            f"{interval:>25}"
-        )
-    return lines
+        rows.append([name, f"{value:.4g}", f"{error:.4g}", size, f"{p:.3f}", interval])
+    title = f"Coefficients, with {estimator.cov_type} standard errors"
+    return [title, *_table(rows, (16, 13, 12, 9, 8, 25))]
+
+
+def _table(rows: list[list[str]], widths: tuple[int, ...]) -> list[str]:
+    """Lines of a table, its columns at least so wide and two spaces apart."""
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    name_width = max(widths[0], longest[0])
+    own = [max(w, n + 2) for w, n in zip(widths[1:], longest[1:], strict=True)]
+    return [
+        f"{name:<{name_width}}"
+        + "".join(f"{cell:>{width}}" for cell, width in zip(cells, own, strict=True))
+        for name, *cells in rows
+    ]
 
 
 def _first_stage(found: dict[str, Any]) -> list[str]:
@@ -78,13 +85,16 @@ def _first_stage(found: dict[str, Any]) -> list[str]:
     tests = found["first_stage"]
     if tests is None:
         return [*lines, "not available: too few rows."]
-    lines.append(f"{'':<16}{'partial R2':>13}{'F':>12}{'p':>9}{'dof':>14}")
+    table = [["", "partial R2", "F", "p", "dof"]]
     for name, test in tests.items():
-        dof = f"{test['dof']}, {test['dof_residual']}"
-        lines.append(
-            f"{name[:16]:<16}{test['partial_r2']:>13.4f}{test['statistic']:>12.4g}"
-            f"{test['p_value']:>9.3f}{dof:>14}"
+        numbers = (
+            f"{test['partial_r2']:.4f}",
+            f"{test['statistic']:.4g}",
+            f"{test['p_value']:.3f}",
+            f"{test['dof']}, {test['dof_residual']}",
         )
+        table.append([name, *numbers])
+    lines += _table(table, (16, 13, 12, 9, 14))
     if len(tests) > 1:
         lines.append(f"Cragg-Donald statistic {found['cragg_donald']:.4g}")
     lines.append("An F below 10 tells of weak instruments.")

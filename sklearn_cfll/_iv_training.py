@@ -181,10 +181,11 @@ class IVTraining:
     def _go_back(self, trouble: str) -> None:
         epoch = len(self.history) + 1
         if self.n_recoveries == MOST_RECOVERIES:
+            rate = next(iter(self.rates.values()))[0]
             raise FloatingPointError(
                 f"training diverged in epoch {epoch}: {trouble}, after going back "
-                f"{MOST_RECOVERIES} times to half the rate; decrease lr, or increase "
-                "alpha, instrument_alpha and the proxes."
+                f"{MOST_RECOVERIES} times to half the rate; decrease lr (now "
+                f"{rate:g}), or increase alpha, instrument_alpha and the proxes."
             )
         self._restore()
         self.n_recoveries += 1

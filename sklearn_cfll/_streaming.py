@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.base import _fit_context, is_classifier
 from sklearn.utils.validation import check_is_fitted
@@ -22,12 +19,23 @@ from sklearn_cfll._final import (
     largest_of_the_best,
     training_moments,
 )
+from sklearn_cfll._first_chunk import FirstChunk
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._stream_terms import (
+    as_streaming,
+    refuse_changed_terms,
+    settle_terms,
+)
 from sklearn_cfll._sums import HeadSums, faded, in_user_units, size_of
 from sklearn_cfll._transfer import with_new_head
 from sklearn_cfll._undo import all_or_nothing
-from sklearn_cfll._validation import Rows, check_alpha, check_prox, read_rows
+from sklearn_cfll._validation import (
+    Rows,
+    check_alpha,
+    naming_weights,
+    read_rows,
+)
 from sklearn_cfll.functional.paths import AnyPath, merge, path_of, remove
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.optimizers import has_learnable_parameters
@@ -36,18 +44,8 @@ from sklearn_cfll.optimizers import has_learnable_parameters
 # and few rows may not make a large head, which makes large steps.
 _MOVING_ALPHA = 0.1
 
-# Passes over a later chunk of a stream that partial_fit began. The first one is gone
-# through as often as fit would: features that one pass has formed are poor, and the
-# stream never makes up for it (docs/design/defaults.md).
-_LATER_PASSES = 3
-
 # What a moved head's sums don't tell, all or some of them.
 OF_FIT = {"alpha_path_", "log_evidence_", "loo_predictions_", "loo_score_"}
-
-
-def _auto_rate(progress: float) -> float:
-    """Give the factor of the automatic rate, which no schedule lowers in the end."""
-    return 0.25
 
 
 class Streaming(BaseCFLL):
@@ -80,8 +78,15 @@ class Streaming(BaseCFLL):
         Raises
         ------
         ValueError
-            Where the data can't be used, or ``early_stopping`` is True: no rows of a
-            stream are held out.
+            Where the data can't be used, a parameter that the first rows settle has
+            changed since (``backbone``, ``dtype``, ``sample_norm``), or
+            ``early_stopping`` is True: no rows of a stream are held out.
+
+        Warns
+        -----
+        UserWarning
+            Where X is constant in the first call, or a column or the targets of a later
+            one lie 20 standard deviations of the first off; once a stream.
         """
         return self._learn_chunk(X, y, sample_weight)
 
@@ -90,15 +95,18 @@ class Streaming(BaseCFLL):
             raise ValueError(
                 "partial_fit holds out no rows; set early_stopping='auto' or False."
             )
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             first = not hasattr(self, "net_")
-            if not first:
-                self._validate_params()  # scikit-learn does so in the first call alone
-            train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
             if first:
-                self._start_targets(train)
+                settle_terms(self)
+            else:
+                self._validate_params()  # scikit-learn does so in the first call alone
+                refuse_changed_terms(self)
+            train = read_rows(self, X, y, sample_weight, reset=first, new_targets=False)
+            self._meet_targets(train, first)
             refuse_on_grid(self, "partial_fit")
-            view = self._as_streaming(first)
+            self._look_at_scales(train, first)
+            view = as_streaming(self, first)
             problem = state_problem(view, train, None)
             before = None if first else self._before(problem)
             with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):
@@ -109,35 +117,18 @@ class Streaming(BaseCFLL):
             net.release()
         return self
 
-    def _start_targets(self, train: Rows) -> None:
+    def _look_at_scales(self, train: Rows, first: bool) -> None:
+        """Warn of rows whose scales are not those of the rest of the stream."""
+        if first:
+            self._first_chunk = FirstChunk.of(train, labels=is_classifier(self))
+        elif self._sums.streamed:
+            names = vars(self).get("feature_names_in_")
+            self._first_chunk = self._first_chunk.compared(train, names)
+
+    def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn from the first rows how to encode y."""
-        self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
-
-    def _as_streaming(self, first: bool) -> Any:
-        """Give a view of the estimator by which a chunk is trained on."""
-        prox = check_prox(self.prox, self.batch_size)
-        params: dict[str, Any] = {
-            # A stream has no end that schedules could go towards.
-            "lr_schedule": _auto_rate if self.lr == "auto" else "constant",
-            "prox": prox[1] if isinstance(prox, tuple) else prox,
-            "max_epochs": self._epochs_of_stream(first),
-        }
         if first:
-            view = copy.copy(self)
-            view.__dict__.update(early_stopping=False, **params)
-            return view
-        if isinstance(self.random_state, Integral):
-            entropy = [int(self.random_state), self._sums.n_calls]
-            seed = np.random.SeedSequence(entropy).generate_state(1)[0]
-            params["random_state"] = int(seed) % 2**31
-        return self._as_trained(**params)
-
-    def _epochs_of_stream(self, first: bool) -> Any:
-        if self.stream_epochs != "auto":
-            return int(self.stream_epochs)
-        if first:
-            return self.max_epochs
-        return _LATER_PASSES if self._sums.streamed else 0
+            self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
 
     def _advance(
         self, view: Any, problem: Problem, first: bool
@@ -260,6 +251,7 @@ class Streaming(BaseCFLL):
                 f"exactly any more; stream with {cure}."
             )
         with all_or_nothing(self):
+            refuse_changed_terms(self)
             train = read_rows(self, X, y, sample_weight, reset=False)
             problem = state_problem(self._as_trained(), train, None)
             net = with_new_head(self.net_, self.backbone_)

@@ -13,6 +13,9 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from sklearn_cfll.one_hot import OneHot
 
+# Squares of smaller numbers are zero in float64, or have lost digits.
+_SMALL = 1e-100
+
 
 @dataclass(frozen=True)
 class StandardisedTargets:
@@ -53,6 +56,7 @@ class StandardisedTargets:
             weight = np.repeat(weight / weight.max(), len(table) // len(y))
         if np.isnan(table.sum()):
             table, weight = _known(table, weight)
+        table, unit = _enlarged(table, shared=shared_scale)
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(table, axis=0, weights=weight)
             square = table - mean
@@ -67,8 +71,8 @@ class StandardisedTargets:
         spacing = np.finfo(float).eps * len(y) * np.abs(mean)
         if shared_scale:
             deviation = np.full_like(deviation, np.sqrt(variance.mean()))
-        scale = np.where(deviation > spacing, deviation, 1.0)
-        return cls(mean, scale, shape, n_grid_axes)
+        scale = np.where(deviation > spacing, deviation * unit, 1.0)
+        return cls(mean * unit, scale, shape, n_grid_axes)
 
     @property
     def n_outputs(self) -> int:
@@ -109,7 +113,30 @@ class StandardisedTargets:
             y, predictions = (v.reshape(-1, self.n_outputs) for v in (y, predictions))
             if weight is not None:
                 weight = np.repeat(weight, len(y) // len(weight))
-        return float(r2_score(y, predictions, sample_weight=weight))
+        return r2(y, predictions, weight)
+
+
+def r2(y: NDArray[Any], predictions: NDArray[Any], weight: Any) -> float:
+    """R2, the mean over outputs; of targets too small to be squared, too."""
+    table, unit = _enlarged(y.reshape(len(y), -1), shared=False)
+    if (unit != 1).any() and y.size == predictions.size:
+        y, predictions = table, predictions.reshape(table.shape) / unit
+    return float(r2_score(y, predictions, sample_weight=weight))
+
+
+def _enlarged(
+    table: NDArray[Any], *, shared: bool
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Divide columns too small to be squared by a power of two, which is exact.
+
+    Also gives the divisors (n_outputs,).
+    """
+    size = np.maximum(table.max(0), -table.min(0))
+    if shared:
+        size = np.full_like(size, size.max())
+    small = (size > 0) & (size < _SMALL)
+    unit = np.ldexp(1.0, np.where(small, np.frexp(size)[1], 0))
+    return (table / unit if small.any() else table), unit
 
 
 def _known(
@@ -135,7 +162,7 @@ def _score_of_known(predictions: Any, y: Any, weight: Any) -> float:
         known = ~np.isnan(truth)
         own = None if weight is None else weight[known]
         if known.sum() > 1:
-            scores.append(r2_score(truth[known], prediction[known], sample_weight=own))
+            scores.append(r2(truth[known], prediction[known], own))
     return float(np.mean(scores)) if scores else float("nan")
 
 
@@ -167,16 +194,37 @@ class ClassTargets:
         self, y: NDArray[Any], name: str = "y", scale: float = 1.0
     ) -> NDArray[np.float64] | OneHot:
         """Give minus and plus the scale: (n_samples, 1) or (n_samples, n_classes)."""
-        index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
-        unknown = self.classes[index] != y
-        if unknown.any():
-            raise ValueError(
-                f"{name} holds the label {y[unknown].tolist()[0]!r}, none of the "
-                f"classes {self.classes.tolist()} of the training; leave its rows out."
-            )
+        index = self.refuse_unknown(y, name, "of the training")
         if len(self.classes) == 2:
             return np.where(index == 1, scale, -scale)[:, None]
         return OneHot(torch.from_numpy(index), len(self.classes), scale)
+
+    def refuse_unknown(
+        self, y: NDArray[Any], name: str, whose: str, cure: str = ""
+    ) -> NDArray[np.intp]:
+        """Give the number of each label; refuse those that are no class.
+
+        Parameters
+        ----------
+        y : array of shape (n_samples,)
+        name : str
+            What y is called.
+        whose : str
+            Where the classes come from.
+        cure : str, default=""
+            What to do besides leaving rows out.
+        """
+        index = np.searchsorted(self.classes, y).clip(max=len(self.classes) - 1)
+        unknown = self.classes[index] != y
+        if not unknown.any():
+            return index
+        labels = np.unique(y[unknown]).tolist()
+        one = len(labels) == 1
+        which = f"the label {labels[0]!r}" if one else f"the labels {labels}"
+        raise ValueError(
+            f"{name} holds {which}, none of the classes {self.classes.tolist()} "
+            f"{whose}; {cure}leave {'its' if one else 'their'} rows out."
+        )
 
     @staticmethod
     def index(scores: NDArray[Any]) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._device import lapack_on_one_thread
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import state_problem
+from sklearn_cfll._stream_terms import settle_terms
 from sklearn_cfll._validation import read_rows
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.head import ClosedFormHead
@@ -60,6 +61,7 @@ class Transfer(BaseCFLL):
         check_is_fitted(self)
         refuse_on_grid(self, "refit_head")
         new = copy.copy(self)
+        settle_terms(new, "backbone")
         train = read_rows(new, X, y, sample_weight, reset=False, new_targets=True)
         held_out = new._read_held_out(X_val, y_val, sample_weight_val)
         new._learn_targets(train.chosen(train.y), train.chosen(train.weight))

@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
+    column_or_1d,
     validate_data,
 )
 from torch import nn
@@ -22,6 +23,13 @@ from sklearn_cfll.backbones import Backbone, ModuleBackbone, name_of
 from sklearn_cfll.mlp import MLP
 
 _FLOAT32 = np.finfo(np.float32)
+
+# Weights whose ratios are larger leave whole batches next to no weight.
+_WIDE = 1e12
+
+# What to do about text.
+IN_X = "encode text, by OneHotEncoder in a pipeline for example"
+IN_Y = "take CFLLClassifier for labels"
 
 
 @dataclass
@@ -57,7 +65,7 @@ def read_X(estimator: Any, X: Any, *, reset: bool, least: int = 1) -> NDArray[An
     """Check X as scikit-learn does; n-D arrays pass, for backbones that take them."""
     if not reset and _is_plain(X, estimator):
         return X
-    with numbers_wanted("X", "encode text, by OneHotEncoder in a pipeline for example"):
+    with numbers_wanted("X", IN_X):
         if not reset and takes_other_resolutions(estimator):
             return read_other_resolution(estimator, X)
         return validate_data(
@@ -94,7 +102,8 @@ def numbers_wanted(name: str, cure: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if "could not convert string" not in str(error):
+        said = "must hold numbers" in str(error)  # of another argument
+        if said or "could not convert string" not in str(error):
             raise
         raise ValueError(f"{error}; {name} must hold numbers: {cure}.") from error
 
@@ -130,14 +139,41 @@ def read_rows(
     return Rows(X, y, weight, None if positive.all() else np.flatnonzero(positive))
 
 
+def read_column(y: Any) -> NDArray[np.float64]:
+    """Check that y holds numbers in a column."""
+    with numbers_wanted("y", IN_Y):
+        y = column_or_1d(y, dtype=np.float64, warn=True)
+    return np.asarray(y)
+
+
 def read_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[np.float64] | None:
     """Check weights: finite, not negative, one a row."""
     if sample_weight is None:
         return None
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    with numbers_wanted("sample_weight", "pass one for each row, or None"):
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
     return np.asarray(weight, dtype=np.float64)
+
+
+@contextmanager
+def naming_weights(sample_weight: Any) -> Iterator[None]:
+    """Say so, where a training diverges on weights of a range that leaves few rows."""
+    try:
+        yield
+    except FloatingPointError as error:
+        weight = np.asarray(1.0 if sample_weight is None else sample_weight, float)
+        weight = weight[weight > 0]
+        if weight.max() / _WIDE <= weight.min():
+            raise
+        relative = weight / weight.max()
+        n_effective = relative.sum() ** 2 / np.square(relative).sum()  # Kish 1965
+        raise FloatingPointError(
+            f"sample_weight ranges from {weight.min():.3g} to {weight.max():.3g}, so "
+            f"that {len(weight)} rows count for {n_effective:.3g}; narrow its range, "
+            f"by numpy.clip for example. On these rows {error}"
+        ) from error
 
 
 def split_rows(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_consistent_length
 
 from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._iv_fitting import read_problem, start, train
 from sklearn_cfll._iv_results import IVResults
+from sklearn_cfll._targets import r2
 from sklearn_cfll._undo import all_or_nothing
-from sklearn_cfll._validation import read_weights
+from sklearn_cfll._validation import naming_weights, read_column, read_weights
 
 
 class CFLLIVRegressor(RegressorMixin, IVResults):
@@ -216,13 +215,14 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Warns
         -----
         UserWarning
-            Where the instruments are weak (a first-stage F below 10), and where a stage
-            has memorised its training rows.
+            Where the instruments are weak (a first-stage F below 10), or the rows too
+            few to tell; where a stage has memorised its rows; and where X and
+            instruments are frames whose indices differ: rows go by their position.
         ConvergenceWarning
             Where the training diverged and went on from an earlier state, and where it
             was interrupted (Ctrl-C), which leaves a fitted estimator.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), naming_weights(sample_weight):
             problem = read_problem(self, X, y, instruments, sample_weight)
             with lapack_on_one_thread(), seeded(problem.seed, problem.device):
                 ensemble = start(self, problem)
@@ -291,9 +291,9 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         compare only roughly.
         """
         f = self.predict(X)
-        y = column_or_1d(y, dtype=np.float64, warn=True)
+        y = read_column(y)
         check_consistent_length(X, y)
         weight = read_weights(sample_weight, f)
         if instruments is None:
-            return float(r2_score(y, f, sample_weight=weight))
+            return r2(y, f, weight)
         return self._projected_score(X, y, f, instruments, weight)

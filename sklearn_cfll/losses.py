@@ -70,7 +70,7 @@ def objective_of(loss: Tensor, objective: str | Callable[[Tensor], Tensor]) -> T
             f"objective must be None, 'root', 'log' or a function of the loss, got "
             f"{objective!r}; pass one of these."
         )
-    value: Tensor = function(loss.clamp_min(torch.finfo(loss.dtype).tiny))
+    value = _value_of(function, loss.clamp_min(torch.finfo(loss.dtype).tiny))
     if not isinstance(value, Tensor) or value.shape != loss.shape:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
@@ -82,7 +82,27 @@ def objective_of(loss: Tensor, objective: str | Callable[[Tensor], Tensor]) -> T
             "objective returned a tensor without a gradient, by which nothing would be "
             "learnt; compute it from the loss by torch's functions, without detach()."
         )
+    # The look waits for the device, which those that have a name need not.
+    if not isinstance(objective, str) and value.isnan() and not loss.isnan():
+        raise ValueError(
+            f"objective returned {value.item()} for a loss of {loss.item():.4g}; it "
+            "must give a number for any loss above zero, a larger one for a larger "
+            "loss, as torch.sqrt does."
+        )
     return value
+
+
+def _value_of(function: Callable[[Tensor], Tensor], loss: Tensor) -> Tensor:
+    """Call the user's function; say whose error it is, where it raises."""
+    try:
+        return function(loss)
+    except Exception as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(
+            f"objective raised {type(error).__name__} for a loss of {loss.item():.4g}: "
+            f"{reason}; it must take a tensor of shape () and give one, computed by "
+            "torch's functions, such as torch.log, and not by numpy's or math's."
+        ) from error
 
 
 class TrueClassWeight:

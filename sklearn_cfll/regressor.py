@@ -13,6 +13,7 @@ from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._regression_targets import RegressionTargets
 from sklearn_cfll._streaming import Streaming
+from sklearn_cfll._targets import r2
 from sklearn_cfll._transfer import Transfer
 from sklearn_cfll._uncertainty import ErrorBars
 from sklearn_cfll._validation import read_weights
@@ -238,10 +239,10 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
             The mean over the outputs. The points of a grid count as rows.
         """
         check_is_fitted(self)
-        if not self._targets.n_grid_axes:
-            return float(super().score(X, y, sample_weight))
         predictions = self.predict(X)
         y = self._read_targets(y)
+        if not self._targets.n_grid_axes:
+            return r2(y, predictions, sample_weight)
         if y.shape != predictions.shape:
             raise ValueError(
                 f"y has shape {y.shape} but the predictions for X have shape "

@@ -112,8 +112,8 @@ VALIDATION = [
     case(
         "labels of another kind",
         ValueError,
-        r"y_val holds the label [01], none of the classes \['no', 'yes'\] of the "
-        r"training; leave its rows out\.",
+        r"y_val holds the labels \[0, 1\], none of the classes \['no', 'yes'\] of the "
+        r"training; leave their rows out\.",
         make=classifier,
         X_val=X,
         y_val=(Y > 0).astype(int),

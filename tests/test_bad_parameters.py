@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from refusals import LABELS, X, Y, assert_refused, case, classifier, regressor
+import torch
+from refusals import LABELS, N_ROWS, X, Y, assert_refused, case, classifier, regressor
 from sklearn.utils._param_validation import InvalidParameterError
 
-from sklearn_cfll import CFLLRegressor
+from sklearn_cfll import MLP, CFLLRegressor
+from sklearn_cfll.losses import TrueClassWeight
 
 
 def invalid(name, value, wanted, *, make=regressor, shown=None):
@@ -174,6 +176,60 @@ BY_THE_PACKAGE = [
         (TypeError, ValueError),
         r"__init__\(\) got unexpected argument\(s\) iterator_trian\. .*",
         params={"net_params": {"iterator_trian": None}},
+    ),
+    *[
+        case(
+            f"{name} among the net's arguments",
+            ValueError,
+            rf"net_params holds '{name}', which CFLLRegressor sets itself; {cure}",
+            params={"net_params": {"compile": False, name: value}},
+        )
+        for name, value, cure in [
+            *[
+                (own, value, rf"use the estimator's own {own} instead\.")
+                for own, value in [
+                    ("alpha", 0.1),
+                    ("prox", 1.0),
+                    ("update_order", "head_first"),
+                    ("optimizer", torch.optim.SGD),
+                    ("lr", 0.1),
+                    ("lr_schedule", "constant"),
+                    ("max_epochs", 3),
+                    ("batch_size", 7),
+                    ("callbacks", []),
+                    ("device", "cpu"),
+                ]
+            ],
+            ("module", MLP(), r"use the estimator's own backbone instead\."),
+            (
+                "optimizer__weight_decay",
+                0.1,
+                r"use the estimator's own optimizer_params instead\.",
+            ),
+            (
+                "train_split",
+                None,
+                r"use the estimator's own early_stopping and validation_fraction, or "
+                r"X_val, instead\.",
+            ),
+            ("valid_score", None, r"use the estimator's own scoring instead\."),
+            ("train_score", None, r"leave it out\."),
+            ("decode", None, r"leave it out\."),
+            ("n_features", 8, r"leave it out\."),
+            ("n_outputs", 1, r"leave it out\."),
+        ]
+    ],
+    case(
+        "weights of outputs beside those of the estimator",
+        ValueError,
+        r"net_params holds 'output_weight', which CFLLClassifier sets itself; use the "
+        r"estimator's own true_class_weight instead\.",
+        make=classifier,
+        params={
+            "true_class_weight": 3.0,
+            "net_params": {"output_weight": TrueClassWeight(2.0)},
+        },
+        y=np.arange(N_ROWS) % 3,
     ),
     case(
         "a schedule that gives NaN",

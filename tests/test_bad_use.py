@@ -51,6 +51,27 @@ def test_the_columns_must_be_those_of_fit(make, method):
         getattr(model, method)(with_value(X, np.nan))
 
 
+TEXT = np.array([["a", "b", "c", "d"]] * 3)
+X_NUMBERS = r"; X must hold numbers: encode text, by OneHotEncoder in a pipeline for "
+Y_NUMBERS = r"; y must hold numbers: take CFLLClassifier for labels\.$"
+
+
+@pytest.mark.parametrize(("make", "method"), METHODS)
+@pytest.mark.parametrize("form", [np.array, pd.DataFrame, np.ndarray.tolist])
+def test_text_in_place_of_columns_is_told(make, method, form):
+    model = make()
+    model.fit(X, target(model))
+    with pytest.raises(ValueError, match=f"^could not convert string .*{X_NUMBERS}"):
+        getattr(model, method)(form(TEXT))
+
+
+def test_text_in_place_of_targets_is_told():
+    model = regressor().fit(X, Y)
+    for method in [model.score, model.partial_fit, model.conformalize]:
+        with pytest.raises(ValueError, match=f"^could not convert .*{Y_NUMBERS}"):
+            method(X, LABELS)
+
+
 def test_the_names_of_the_columns_must_be_those_of_fit():
     model = regressor().fit(pd.DataFrame(X, columns=list("abcd")), Y)
     expected = model.predict(pd.DataFrame(X, columns=list("abcd")))

@@ -33,7 +33,7 @@ OTHER_VALUES = {
     "dtype": "float32",
     "device": "cpu",
     "callbacks": [("clipping", GradientNormClipping(2.0))],
-    "net_params": {"max_epochs": 5},
+    "net_params": {"objective": "log"},
     "warm_start": True,
     "store_loo": True,
     "stream_epochs": 3,

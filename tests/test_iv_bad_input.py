@@ -7,8 +7,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from refusals import NO_WEIGHT
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
+from sklearn.model_selection import KFold, cross_val_score
 from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
 from torch import nn
 
@@ -58,6 +60,20 @@ CASES = [
         instruments=3 * X[:, 1] + 2,
     ),
     case(
+        "two rows",
+        "Found array with 2 sample(s) (shape=(2, 2)) while a minimum of 3 is required "
+        "by CFLLIVRegressor.",
+        X=X[:2],
+        y=Y[:2],
+        instruments=Z[:2],
+    ),
+    case(
+        "two rows with weight",
+        "X has 2 rows with a sample_weight above zero, where 3 are needed at least; "
+        "give more rows a weight.",
+        sample_weight=np.arange(60) < 2,
+    ),
+    case(
         "a constant treatment",
         "column 0 (price) of X is endogenous and constant, so that its effect can't be "
         "told; leave it out.",
@@ -98,6 +114,30 @@ CASES = [
         "could not convert string to float: 'a'; instruments must hold numbers: encode "
         "text, by OneHotEncoder for example.",
         instruments=pd.DataFrame({"a": ["a"] * 60, "b": Z[:, 0]}),
+    ),
+    case(
+        "text among the targets",
+        "could not convert string to float: 'a'; y must hold numbers: take "
+        "CFLLClassifier for labels.",
+        y=["a"] * 60,
+    ),
+    case(
+        "objects that are text among the targets",
+        "could not convert string to float: 'a'; y must hold numbers: take "
+        "CFLLClassifier for labels.",
+        y=np.array(["a"] * 60, dtype=object),
+    ),
+    case(
+        "text in X",
+        "could not convert string to float: 'a'; X must hold numbers: encode text, by "
+        "OneHotEncoder in a pipeline for example.",
+        X=FRAME.assign(price="a"),
+    ),
+    case(
+        "text among the weights",
+        "could not convert string to float: 'a'; sample_weight must hold numbers: pass "
+        "one for each row, or None.",
+        sample_weight=["a"] * 60,
     ),
     case(
         "an unknown name",
@@ -244,6 +284,15 @@ def test_parameters_that_are_refused(params, error, message):
         small(**params).fit(X, Y, instruments=Z)
 
 
+def test_an_unknown_parameter_is_one_of_the_estimators_own_class():
+    message = (
+        r"\ACFLLIVRegressor\.__init__\(\) got an unexpected keyword argument "
+        r"'max_iter'(\. Did you mean .*)?\Z"
+    )
+    with pytest.raises(TypeError, match=message):
+        CFLLIVRegressor(max_iter=3)
+
+
 def test_further_rows_must_have_the_same_instruments():
     frame = pd.DataFrame(Z, columns=["cost", "rain"])
     model = two_stage_least_squares([0]).fit(X, Y, instruments=frame)
@@ -270,6 +319,78 @@ def test_an_instrument_that_is_what_it_should_explain_is_a_warning(instruments, 
     message = rf"\Acolumn 1 \(z1\) of instruments is {what}, but for shift and scale: "
     with pytest.warns(UserWarning, match=message):
         two_stage_least_squares([0]).fit(X, Y, instruments=instruments)
+
+
+def test_text_in_further_rows_is_told():
+    model = two_stage_least_squares([0]).fit(X, Y, instruments=Z)
+    with pytest.raises(ValueError, match=r"; X must hold numbers: encode text, by "):
+        model.predict(FRAME.assign(price="a").to_numpy())
+    with pytest.raises(ValueError, match=r"; y must hold numbers: take CFLLClass"):
+        model.score(X, ["a"] * 60)
+    with pytest.raises(ValueError, match=r"; y must hold numbers: take CFLLClass"):
+        model.diagnose(X, ["a"] * 60, instruments=Z)
+
+
+SHUFFLED = np.random.default_rng(0).permutation(60)
+OTHER_ROWS = (
+    r"\Athe index of instruments is not that of X; rows are matched by their position, "
+    r"whatever their labels\. Where the labels say which rows belong together, pass "
+    r"instruments\.loc\[X\.index\]; where the order is right, "
+    r"instruments\.to_numpy\(\)\.\Z"
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda frame: frame.set_index(SHUFFLED),
+        lambda frame: frame.set_index(SHUFFLED)["cost"],
+        lambda frame: frame.set_index(np.arange(60) + 1),
+    ],
+    ids=["another order", "a series", "other labels"],
+)
+def test_frames_whose_rows_have_other_labels_are_a_warning(other):
+    frame = pd.DataFrame(Z, columns=["cost", "rain"])
+    aligned, instruments = two_stage_least_squares([0]), other(frame)
+    with pytest.warns(UserWarning, match=OTHER_ROWS):
+        model = two_stage_least_squares([0]).fit(FRAME, Y, instruments=instruments)
+    with pytest.warns(UserWarning, match=OTHER_ROWS):
+        model.diagnose(FRAME, Y, instruments=instruments)
+    # No warning, and the rows are taken by position as they were.
+    aligned.fit(FRAME, Y, instruments=instruments.to_numpy())
+    np.testing.assert_array_equal(aligned.coef_, model.coef_)
+
+
+def test_frames_in_a_cross_validation_have_the_same_labels():
+    X, Z, _, _ = confounded(300)
+    order = np.random.default_rng(0).permutation(300)
+    frame = pd.DataFrame(X, columns=["price", "time"]).iloc[order]
+    instruments = pd.DataFrame(Z, columns=["cost", "rain"]).iloc[order]
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = two_stage_least_squares([0]).set_fit_request(instruments=True)
+        scores = cross_val_score(
+            model.set_score_request(instruments=True),
+            frame,
+            3 * frame["price"] - frame["time"],
+            params={"instruments": instruments},
+            cv=KFold(3, shuffle=True, random_state=0),
+        )
+    np.testing.assert_allclose(scores, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [two_stage_least_squares, small])
+@pytest.mark.parametrize("n_rows", [3, 4])
+def test_rows_without_a_degree_of_freedom_are_a_warning(make, n_rows):
+    model = make(endogenous=[0])
+    message = (
+        rf"\AX has {n_rows} rows, on which 3 instruments and exogenous columns and a "
+        r"constant leave no degree of freedom: nothing can be told of the instruments, "
+        r"and standard errors mean nothing; pass more rows, or fewer columns\.\Z"
+    )
+    with pytest.warns(UserWarning, match=message):
+        model.fit(X[:n_rows], Y[:n_rows], instruments=Z[:n_rows])
+    assert model.diagnostics_["first_stage"] is None
+    assert "not available: too few rows." in model.summary()
 
 
 def test_a_score_needs_more_rows_than_instrument_features():

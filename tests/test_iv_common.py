@@ -22,6 +22,7 @@ IDENTITY = TorchBackbone(nn.Identity)
 
 @pytest.mark.filterwarnings("ignore:stage [12]:UserWarning")  # tiny noisy tables
 @pytest.mark.filterwarnings("ignore:the instruments are weak:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:X has \d rows, on which \d+:UserWarning")
 # Which is so here: X is its own instruments.
 @pytest.mark.filterwarnings(r"ignore:column \d+ .* of instruments is :UserWarning")
 @parametrize_with_checks(

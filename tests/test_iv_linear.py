@@ -163,3 +163,17 @@ def test_the_product_is_two_stage_least_squares_with_products():
     head = np.linalg.lstsq(np.column_stack(columns), y, rcond=None)[0]
     actual = [np.ones(len(X)), X[:, 0], X[:, 1], X[:, 0] * X[:, 1]]
     assert_allclose(model.predict(X), np.column_stack(actual) @ head, rtol=1e-9)
+
+
+def test_targets_too_small_to_be_squared_are_no_constant():
+    X, Z, y, _ = confounded()
+    plain = two_stage_least_squares([0]).fit(X, y, instruments=Z)
+    small = two_stage_least_squares([0]).fit(X, 2.0**-600 * y, instruments=Z)
+    assert_allclose(small.coef_, 2.0**-600 * plain.coef_, rtol=1e-12)
+    assert_allclose(small.coef_std_, 2.0**-600 * plain.coef_std_, rtol=1e-12)
+    for instruments in (None, Z):
+        scores = [
+            model.score(X, factor * y, instruments=instruments)
+            for model, factor in [(plain, 1), (small, 2.0**-600)]
+        ]
+        assert scores[1] == pytest.approx(scores[0], rel=1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -279,6 +280,26 @@ def test_further_rows_can_be_diagnosed(fitted):
     found = fitted.diagnose(new_X, new_y, instruments=new_Z)
     assert (found["rows"], found["n_rows"]) == ("further", 300)
     assert found["first_stage"]["x0"]["statistic"] > 100
+
+
+def test_the_columns_of_the_summary_stay_apart():
+    n_rows = len(X)
+    frame = pd.DataFrame(X * 1e-7, columns=["price_of_a_night_in_a_hotel", "w"])
+    y = 1e120 * (frame["price_of_a_night_in_a_hotel"] - frame["w"])
+    y[0] += 1e100  # next to no noise: z is huge
+    model = two_stage_least_squares([0]).fit(frame, y, instruments=Z)
+    lines = model.summary().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Coefficients"))
+    head, *rows = lines[start + 1 : start + 5]
+    assert head.split(maxsplit=1)[0] == "coefficient"
+    for row, name in zip(rows, [*frame.columns, "intercept"], strict=True):
+        cells = re.split(r"\s{2,}", row)
+        assert cells[0] == name
+        assert len(cells) == 6
+        assert re.fullmatch(r"\S+ to \S+", cells[-1])
+    assert len({len(line) for line in [head, *rows]}) == 1
+    assert "price_of_a_night_in_a_hotel  " in model.summary().split("First stage")[1]
+    assert model.diagnostics_["n_rows"] == n_rows
 
 
 def test_the_summary_tells_it_all():

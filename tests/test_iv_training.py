@@ -427,14 +427,33 @@ def test_a_divergence_is_told_and_undone(exploding):
     assert max(row["lr"] for row in exploding.history_[-5:]) < 0.01
 
 
+TOO_OFTEN = (
+    r"after going back 5 times to half the rate; decrease lr \(now 0\.02\), or "
+    r"increase alpha, instrument_alpha and the proxes\.\Z"
+)
+
+
 @pytest.mark.filterwarnings(
     "ignore:training diverged:sklearn.exceptions.ConvergenceWarning"
 )
 def test_a_divergence_without_end_is_an_error(exploding):
     Exploding.stop = 30, np.inf
-    with pytest.raises(FloatingPointError, match=r"after going back 5 times to half"):
+    with pytest.raises(FloatingPointError, match=TOO_OFTEN):
         exploding.fit(X, Y, instruments=Z)
     assert not hasattr(exploding, "network_")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:training diverged:sklearn.exceptions.ConvergenceWarning"
+)
+def test_a_divergence_on_weights_of_any_size_names_them(exploding):
+    Exploding.stop = 30, np.inf
+    message = (
+        r"\Asample_weight ranges from 1e-300 to 1e\+300, so that 400 rows count for"
+    )
+    weight = np.logspace(-300, 300, len(X))
+    with pytest.raises(FloatingPointError, match=message):
+        exploding.fit(X, Y, instruments=Z, sample_weight=weight)
 
 
 class Interrupting(Exploding):

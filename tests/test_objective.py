@@ -206,6 +206,23 @@ def test_it_goes_with_the_estimator_into_a_file(smooth, tmp_path):
             r"tensor of that shape, as torch\.sqrt does\.",
             params={"net_params": {"objective": lambda loss: loss[None]}},
         ),
+        case(
+            "NumPy's functions",
+            ValueError,
+            r"objective raised RuntimeError for a loss of [\d.e-]+: Can't call "
+            r"numpy\(\) on Tensor that requires grad\..*; it must take a tensor of "
+            r"shape \(\) and give one, computed by torch's functions, such as "
+            r"torch\.log, and not by numpy's or math's\.",
+            params={"net_params": {"objective": np.log}},
+        ),
+        case(
+            "not a number",
+            ValueError,
+            r"objective returned nan for a loss of [\d.e-]+; it must give a number "
+            r"for any loss above zero, a larger one for a larger loss, as torch\.sqrt "
+            r"does\.",
+            params={"net_params": {"objective": lambda loss: torch.log(loss - 1e3)}},
+        ),
     ],
 )
 def test_what_is_no_objective_is_refused(make, params, fit_arguments, error, message):

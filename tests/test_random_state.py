@@ -156,7 +156,7 @@ def test_fit_leaves_the_parameters_as_they_were(rows):
         "prox": [0.3, 10.0],
         "optimizer_params": {"eps": 1e-6},
         "callbacks": [EpochScoring("r2", name="r2", on_train=True)],
-        "net_params": {"max_epochs": 1},
+        "net_params": {"objective": "root"},
         "random_state": np.random.RandomState(0),
     }
     model = regressor(**given)

@@ -292,3 +292,27 @@ def test_a_callback_that_raises_leaves_the_estimator_as_it_was(table):
         model.fit(*table)
     assert {**vars(model), "callbacks": None} == before
     assert_array_equal(model.predict(table[0]), predictions)
+
+
+# Weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_weights_that_leave_few_rows_are_told_where_the_training_diverges(method):
+    random = np.random.default_rng(0)
+    X, weight = random.normal(size=(120, 3)), np.logspace(-300, 300, 120)
+    message = (
+        r"\Asample_weight ranges from 1e-300 to 1e\+300, so that 120 rows count for 1; "
+        r"narrow its range, by numpy\.clip for example\. On these rows training "
+        r"diverged in epoch 1: the loss is nan, after 5 returns to an earlier state"
+    )
+    model = regressor(dtype="float32", batch_size=8)
+    with pytest.raises(FloatingPointError, match=message):
+        getattr(model, method)(X, X[:, 0], sample_weight=weight)
+
+
+def test_weights_of_one_size_have_no_part_in_a_divergence():
+    X = np.random.default_rng(0).normal(size=(120, 3))
+    spoilt = regressor(lr_schedule=lambda progress: np.nan)
+    with pytest.raises(FloatingPointError, match=r"\Atraining diverged in epoch "):
+        spoilt.fit(X, X[:, 0], sample_weight=np.logspace(-3, 3, 120))

@@ -21,12 +21,34 @@ def predictions(X, y, X_new, **params):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 2.0**200])
+@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 2.0**200, 2.0**-600])
 def test_powers_of_two_in_y_scale_predictions_exactly(table, fresh_rows, factor, dtype):
     (X, y), X_new = table, fresh_rows[0]
     plain = predictions(X, y, X_new, dtype=dtype)
     scaled = predictions(X, factor * y, X_new, dtype=dtype)
     assert_array_equal(scaled, factor * plain)
+
+
+def test_an_output_too_small_to_be_squared_is_fitted_beside_others(table, fresh_rows):
+    (X, y), X_new = table, fresh_rows[0]
+    Y, factor = np.column_stack([y, X[:, 0] ** 2]), np.array([1.0, 2.0**-600])
+    plain = predictions(X, Y, X_new, dtype="float64")
+    scaled = predictions(X, factor * Y, X_new, dtype="float64")
+    assert_array_equal(scaled, factor * plain)
+    assert np.ptp(scaled[:, 1]) > 0
+
+
+def test_scores_of_targets_too_small_to_be_squared(table):
+    X, y = table
+    settings = {"max_epochs": 2, "early_stopping": True, "random_state": 0}
+    plain, small = (
+        CFLLRegressor(MLP(width=8), **settings).fit(X, factor * y)
+        for factor in (1, 2.0**-600)
+    )
+    assert small.score(X, 2.0**-600 * y) == pytest.approx(plain.score(X, y), rel=1e-9)
+    scores = small.history_[:, "valid_score"]
+    assert_allclose(scores, plain.history_[:, "valid_score"], rtol=1e-9)
+    assert small.score(X, -(2.0**-600) * y) < 0
 
 
 @pytest.mark.parametrize(

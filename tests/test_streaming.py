@@ -6,12 +6,14 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from small_models import classifier, regressor
 
+from sklearn_cfll import MLP, TorchBackbone, load, save
 from sklearn_cfll.functional import Moments, RidgePath, solve_ridge
 
 FROZEN = {"stream_epochs": 0, "dtype": "float64"}
@@ -252,8 +254,31 @@ def test_a_stream_of_classes_needs_their_names_first(rows, labels):
     model = classifier().partial_fit(X[:50], labels[:50], classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="is not the same as on last call"):
         model.partial_fit(X[50:], labels[50:], classes=["a", "b"])
-    with pytest.raises(ValueError, match="holds the label 'd', none of the classes"):
-        model.partial_fit(X[:2], ["a", "d"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [(["a", "d"], "label 'd'"), (["x", "d"], r"labels \['d', 'x'\]")],
+)
+def test_labels_that_no_call_named_are_told(rows, labels, named):
+    X, _ = rows
+    known = ["a", "b"]
+    stream = (
+        rf"^y holds the {named}, none of the classes \['a', 'b'\] that classes named "
+        r"in the first call; name all that will come there, or leave (its|their) rows "
+        r"out\.$"
+    )
+    with pytest.raises(ValueError, match=stream):
+        classifier().partial_fit(X[:2], labels, classes=known)
+    model = classifier().partial_fit(X[:2], known, classes=known)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=stream):
+        model.partial_fit(X[:2], labels)
+    assert vars(model) == before
+    fitted = classifier().fit(X[:4], known * 2)
+    message = rf"the {named}, none of the classes .* of fit; call fit with rows of all"
+    with pytest.raises(ValueError, match=message):
+        fitted.partial_fit(X[:2], labels)
 
 
 def test_classes_may_come_later_than_the_first_chunk(rows, labels):
@@ -306,3 +331,156 @@ def test_parameters_are_checked_in_each_call(rows, name, value):
     with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of CFLL"):
         model.partial_fit(X[100:], Y[100:])
     np.testing.assert_array_equal(model.predict(X), before)
+
+
+# What the first rows settle --------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    def __init__(self, in_features, width=8):
+        super().__init__()
+        self.linear = torch.nn.Linear(in_features, width)
+
+    def forward(self, X):
+        return self.linear(X).tanh()
+
+
+CHANGES = [
+    (
+        {"backbone": MLP(width=16)},
+        r"backbone__width has changed .*, from 32 to 16, but",
+    ),
+    ({"backbone": TorchBackbone(Net)}, r"backbone has .*, from MLP to TorchBackbone,"),
+    ({"backbone": Net(4)}, r"backbone has .*, from MLP to Net\(\n  \(linear\): Linear"),
+    ({"backbone__width": 16}, "backbone__width has changed .*, from 32 to 16, but"),
+    ({"dtype": "float32"}, "dtype has changed .*, from float64 to float32, but"),
+    ({"sample_norm": "relative"}, "sample_norm has .*, from None to 'relative', but"),
+]
+
+
+@pytest.mark.parametrize("begin", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("params", "message"), CHANGES)
+def test_what_the_first_rows_settle_can_not_change(rows, begin, params, message):
+    X, Y = rows
+    model = getattr(regressor(max_epochs=1), begin)(X[:100], Y[:100])
+    before, predictions = dict(vars(model)), model.predict(X)
+    last = model.get_params()
+    model.set_params(**params)
+    message = (
+        rf"(?s)^{message}.* set it back, or call fit, or partial_fit of a clone, to"
+    )
+    for method in [model.partial_fit, model.forget]:
+        with pytest.raises(ValueError, match=message):
+            method(X[50:100], Y[50:100])
+    np.testing.assert_array_equal(model.predict(X), predictions)
+    model.set_params(**last)
+    assert vars(model).keys() == before.keys()
+    model.partial_fit(X[100:], Y[100:])
+    model.set_params(**params).fit(X, Y + 9).partial_fit(X, Y + 9)
+
+
+def test_a_stream_of_classes_keeps_their_scale_and_weights(rows, labels):
+    X, _ = rows
+    model = classifier(max_epochs=1).partial_fit(X, labels, classes=["a", "b", "c"])
+    for name, value in [
+        ("target_scale", 30.0),
+        ("true_class_weight", 2.0),
+        ("class_weight", {"a": 2.0, "b": 1.0, "c": 1.0}),
+    ]:
+        changed = copy.deepcopy(model).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"^{name} has changed since the first"):
+            changed.partial_fit(X, labels)
+
+
+def test_what_holds_for_a_chunk_may_change(rows):
+    X, Y = rows
+    model = regressor(max_epochs=1).partial_fit(X[:80], Y[:80])
+    model.set_params(lr=1e-3, stream_epochs=1, verbose=0, alpha=0.1, prox=2.0)
+    model.set_params(optimizer="sgd", batch_size=16, forgetting=0.9, random_state=7)
+    # The defaults by another name, and what "auto" has come to.
+    model.set_params(dtype="float64", backbone=MLP(width=np.int64(32)))
+    assert model.partial_fit(X[80:], Y[80:]).history_[0, "lr"] == 1e-3
+
+
+def pickled(model, folder):
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved(model, folder):
+    save(model, folder / "model")
+    return load(folder / "model", backbone=Net)
+
+
+@pytest.mark.parametrize("copied", [pickled, saved])
+def test_a_stream_goes_on_from_a_file(rows, tmp_path, copied):
+    X, Y = rows
+    model = regressor(TorchBackbone(Net, width=5), max_epochs=1)
+    model = copied(model.partial_fit(X[:80], Y[:80]), tmp_path)
+    model.partial_fit(X[80:], Y[80:])
+    with pytest.raises(ValueError, match=r"^backbone__width has changed"):
+        model.set_params(backbone__width=6).partial_fit(X, Y)
+
+
+# Scales ------------------------------------------------------------------------------
+
+
+def far(what, mean, spread):
+    return pytest.warns(
+        UserWarning,
+        match=rf"^{what} has the mean {mean} and the standard deviation {spread} in "
+        r"these rows, where it had [\d.e-]+ and \d\.\d+ in the first ones of the "
+        r"stream; scales are learnt from the first rows alone, .* scale X and y "
+        r"beforehand\.$",
+    )
+
+
+def test_rows_unlike_the_first_ones_are_told_once(rows):
+    X, Y = rows
+    shifted, scaled = X + np.eye(4)[2] * 30, X * [1, 300.0, 1, 1]
+    model = regressor(max_epochs=1).partial_fit(X[:100], Y[:100])
+    first = copy.deepcopy(model).partial_fit(X[100:], Y[100:])
+    with far("column 2 of X", r"(29\.9|30|30\.\d)", r"0\.\d+"):
+        model.partial_fit(shifted[-60:], Y[-60:])
+    model.partial_fit(scaled, Y)
+    with far("column 1 of X", r"-?[\d.]+", r"1\d\d"):
+        first.partial_fit(scaled[-60:], Y[-60:])
+
+
+def test_targets_unlike_the_first_ones_are_told_once(rows):
+    X, Y = rows
+    model = regressor(max_epochs=1).partial_fit(X[:100], Y[:100, 0])
+    with far("y", r"1e\+03", r"\d\.\d+"):
+        model.partial_fit(X[-60:], Y[-60:, 0] + 1e3)
+    model.partial_fit(X, Y[:, 0] - 1e3)
+
+
+def test_a_column_goes_by_its_name(rows):
+    X, Y = rows
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = regressor(max_epochs=1).partial_fit(frame[:100], Y[:100])
+    with far(r"column 3 \(d\) of X", r"\d+", r"0\.\d+"):
+        model.partial_fit(frame[-60:].assign(d=lambda part: part["d"] + 50), Y[-60:])
+
+
+def test_first_rows_that_are_all_the_same_are_told(rows):
+    X, Y = rows
+    message = (
+        r"^X is constant in the first 20 rows of the stream; scales are learnt from"
+    )
+    with pytest.warns(UserWarning, match=message):
+        model = regressor(max_epochs=1).partial_fit(np.full((20, 4), 3.0), Y[:20])
+    model.partial_fit(X, Y)
+
+
+def test_scales_that_no_first_rows_tell_are_no_matter(rows, labels):
+    X, Y = rows
+    few = regressor(max_epochs=1).partial_fit(X[:2], Y[:2])
+    few.partial_fit(X + 1e3, Y)
+    constant = X * [1, 1, 1, 0]
+    regressor(max_epochs=1).partial_fit(constant, Y).partial_fit(X, Y)
+    numbers = (labels == "a") * 1.0
+    some = classifier(max_epochs=1)
+    some.partial_fit(X[:20], numbers[:20], classes=[0.0, 1.0]).partial_fit(X, numbers)
+    missing = regressor(max_epochs=1, missing_targets="ignore")
+    missing.partial_fit(X[:100], Y[:100])
+    missing.partial_fit(X, np.where([True, False], np.nan, Y))

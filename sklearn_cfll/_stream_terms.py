@@ -1,0 +1,123 @@
+"""On which terms a stream goes on: parameters that hold for a chunk, or for good."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sklearn_cfll._validation import as_backbone, check_prox
+
+# Parameters that the first rows settle: later ones are read as these were.
+_SETTLED = ("sample_norm", "class_weight", "target_scale", "true_class_weight")
+
+# Passes over a later chunk of a stream that partial_fit began. The first one is gone
+# through as often as fit would: features that one pass has formed are poor, and the
+# stream never makes up for it (docs/design/defaults.md).
+_LATER_PASSES = 3
+
+
+def _auto_rate(progress: float) -> float:
+    """Give the factor of the automatic rate, which no schedule lowers in the end."""
+    return 0.25
+
+
+def as_streaming(estimator: Any, first: bool) -> Any:
+    """Give a view of the estimator by which a chunk is trained on."""
+    prox = check_prox(estimator.prox, estimator.batch_size)
+    params: dict[str, Any] = {
+        # A stream has no end that schedules could go towards.
+        "lr_schedule": _auto_rate if estimator.lr == "auto" else "constant",
+        "prox": prox[1] if isinstance(prox, tuple) else prox,
+        "max_epochs": _epochs_of_stream(estimator, first),
+    }
+    if first:
+        view = copy.copy(estimator)
+        view.__dict__.update(early_stopping=False, **params)
+        return view
+    if isinstance(estimator.random_state, Integral):
+        entropy = [int(estimator.random_state), estimator._sums.n_calls]
+        seed = np.random.SeedSequence(entropy).generate_state(1)[0]
+        params["random_state"] = int(seed) % 2**31
+    return estimator._as_trained(**params)
+
+
+def _epochs_of_stream(estimator: Any, first: bool) -> Any:
+    if estimator.stream_epochs != "auto":
+        return int(estimator.stream_epochs)
+    if first:
+        return estimator.max_epochs
+    return _LATER_PASSES if estimator._sums.streamed else 0
+
+
+# What may not change ----------------------------------------------------------------
+
+
+def settle_terms(estimator: Any, *kept: str) -> None:
+    """Note the parameters by which the first rows are read and the network is built.
+
+    Parameters
+    ----------
+    estimator : estimator
+    *kept : str
+        Those that an earlier call has settled for good.
+    """
+    terms = _terms_of(estimator)
+    for name, value in vars(estimator).get("_terms", {}).items():
+        if name.split("__")[0] in kept:
+            terms[name] = value
+    estimator._terms = terms
+
+
+def refuse_changed_terms(estimator: Any) -> None:
+    """Refuse to go on where such a parameter has changed since.
+
+    Raises
+    ------
+    ValueError
+    """
+    now, then = _terms_of(estimator), dict(vars(estimator).get("_terms", {}))
+    trained = str(estimator._sums.dtype).removeprefix("torch.")
+    if estimator.dtype != "auto":  # which takes what there is
+        now["dtype"], then["dtype"] = estimator.dtype, trained
+    for name, value in then.items():
+        if now.get(name) != value:
+            raise ValueError(
+                f"{name} has changed since the first rows came, from {value} to "
+                f"{now.get(name)}, but the network and the head go on from what they "
+                "were; set it back, or call fit, or partial_fit of a clone, to begin "
+                "anew."
+            )
+
+
+def _terms_of(estimator: Any) -> dict[str, str]:
+    """Settled parameters by name, in words that outlast a file."""
+    given = vars(estimator)
+    backbone = estimator.backbone
+    if not isinstance(backbone, nn.Module):
+        backbone = as_backbone(backbone)
+    terms = {"backbone": _described(backbone)}
+    if hasattr(backbone, "get_params"):
+        for name, value in backbone.get_params().items():
+            terms[f"backbone__{name}"] = _described(value)
+    terms.update({name: _described(given[name]) for name in _SETTLED if name in given})
+    return terms
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return repr(value)
+    if hasattr(value, "get_params"):
+        return type(value).__name__
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str | dict | np.ndarray):
+        return repr(value)
+    return type(value).__name__
