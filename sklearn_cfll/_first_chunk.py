@@ -15,6 +15,9 @@ from sklearn_cfll._validation import Rows
 # so many times as wide, are unlike these.
 _FAR = 20.0
 
+# Rows that are looked at at a time, so that a chunk isn't copied.
+_BLOCK = 4096
+
 # Fewer rows tell too little of a spread.
 _FEWEST_ROWS = 10
 
@@ -87,12 +90,12 @@ def _spread_of_columns(rows: Rows) -> Spread:
 
 def _spread(values: NDArray[Any]) -> Spread:
     """Mean and standard deviation of each column, of the numbers that are there."""
-    table = values.reshape(len(values), -1).astype(np.float64, copy=False)
-    known = ~np.isnan(table)
-    count = known.sum(0).clip(1)
+    table = values.reshape(len(values), -1)
+    blocks = [table[i : i + _BLOCK] for i in range(0, len(table), _BLOCK)]
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = np.where(known, table, 0.0).sum(0) / count
-        square = np.square(np.where(known, table - mean, 0.0)).sum(0) / count
+        count = sum((~np.isnan(block)).sum(0) for block in blocks).clip(1)
+        mean = sum(np.nansum(block, 0, dtype=np.float64) for block in blocks) / count
+        square = sum(np.nansum(np.square(block - mean), 0) for block in blocks) / count
     return mean, np.sqrt(square)
 
 

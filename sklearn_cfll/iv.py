@@ -33,9 +33,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     Parameters
     ----------
     backbone : None, SmallMLP, MLP, TorchBackbone or torch.nn.Module, default=None
-        The treatment network psi, of the endogenous columns. None is a ``SmallMLP``
-        that suits their number. All backbones get columns that are standardised. A
-        module instance is copied in fit, with its weights.
+        The treatment network psi, of the endogenous columns, standardised as all are.
+        None is a ``SmallMLP`` that suits their number. A module instance is copied.
         ``TorchBackbone(torch.nn.Identity)`` gives the columns themselves: with it in
         all places, ``combine="concatenate"`` and alphas 0 it is linear 2SLS.
     instrument_backbone : as backbone, default=None
@@ -57,13 +56,17 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         final solve relative to each feature's variance at the actual treatment. There
         the columns that a ``SmallMLP`` appends to its features, and those of an
         ``Identity`` beside networks that are trained, are all but spared (a
-        millionth). "auto" is 0.001 in the training. In the end it is the largest of a
-        path, from 1e-7 to 1e3, that is within one standard error of the best: by the
-        squared errors of stage 2 on the rows that the members haven't seen, and the
-        variance among the members' structural predictions. Where no rows were held out
-        generalised cross-validation stands for the errors, and the best is taken.
+        millionth). "auto" is 0.001 in the training, and in the end the largest of a
+        path, from 1e-7 to 1e3, whose squared error on the rows that the members haven't
+        seen is within one standard error of the least; where no rows were held out, the
+        best by generalised cross-validation.
     instrument_alpha : float or "auto", default="auto"
-        Ridge of stage 1, likewise, by the errors of stage 1 alone, from 1e-5 to 1e3.
+        Ridge of stage 1, likewise, from 1e-5 to 1e3: "auto" chooses one for the
+        treatment features, and one for each endogenous column.
+    shrink_to : {"regression", "zero"}, default="regression"
+        What the final ridge of stage 2 pulls to: the head of the same features that is
+        fitted without instruments, which is confounded, but tells of the shape of f
+        where instruments tell little; or zero.
     prox : float or (start, end), default=(1.0, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
@@ -73,27 +76,25 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Members. "auto" is 5; they are trained together, at less than the price of as
         many fits. Where nothing is trained there is one.
     sample_splitting : bool, default=False
-        Whether each stage trains on a random half of the rows of its own. The final
-        heads are solved on all rows.
+        Whether each stage trains on a random half of the rows of its own.
     cov_type : {"robust", "unadjusted"}, default="robust"
         Whether standard errors and tests allow for heteroscedastic errors.
     optimizer : str, class or callable, default="adamw"
         As in :class:`CFLLRegressor`.
     lr : float or "auto", default="auto"
-        Rate of the networks' steps; "auto" is what it is in :class:`CFLLRegressor`,
-        0.02 for the Adam family. It rises over the first twenty steps.
+        As in :class:`CFLLRegressor`; it rises over the first twenty steps.
     weight_decay : float, None or "auto", default="auto"
         Of the optimizer; None leaves it to the optimizer. "auto" is 0.03 with "adamw",
         and None with others.
     optimizer_params : dict, default=None
         Further arguments of the optimizer.
     lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
-        Factor of the rate at each step; a callable gets the progress in [0, 1).
+        As in :class:`CFLLRegressor`.
     batch_size : int, "auto" or "full", default="auto"
-        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 500. "full" is
-        the published method: rounds of steps on all rows, 20 on the instrument network
-        by the loss of stage 1, then one on the others by that of stage 2, with exact
-        heads; the proxes are not used.
+        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 500. "full",
+        with ``shrink_to="zero"``, is the published method: rounds of steps on all rows,
+        20 on the instrument network by the loss of stage 1, then one on the others by
+        that of stage 2, with exact heads; the proxes are not used.
     max_epochs : int or "auto", default="auto"
         Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows,
         and 800 for 5,000 rows or more; with "full", 100 rounds.
@@ -101,7 +102,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Share of the rows that a member's networks don't see, each member others. The
         diagnostics and the ridges come from predictions of these; the final heads are
         solved on all rows. "auto" is ``1 / n_estimators``, 0.2 at most, so that five
-        members or more leave no row out; below 300 rows it is 0. Where nothing is
+        members or more leave no row out; below 100 rows it is 0. Where nothing is
         trained no rows are held out.
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the networks. "auto" is float64 for fewer than 300 rows, and where
@@ -132,8 +133,10 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         that haven't seen it, or for the training rows where there are none ("rows" says
         which, "n_rows" how many); and "unexplained", the share of the variance that
         each stage leaves on "train" and on "unseen" rows.
-    alpha_, instrument_alpha_ : float
-        Ridges of the final heads.
+    alpha_, instrument_alpha_, plain_alpha_ : float
+        Ridges of the final heads, and of the fit without instruments.
+    column_alphas_ : array of shape (n_endogenous,)
+        Those of stage 1's predictions of the endogenous columns.
     network_ : torch.nn.Module
         The members: the three networks and the heads of both stages of each.
     history_ : list of dict

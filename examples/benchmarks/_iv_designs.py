@@ -62,6 +62,43 @@ def linear(n_samples, random):
     return np.column_stack([X, C]), Z, structural, error, 2
 
 
+def curve(function):
+    """Return a draw of one curve, in the form of Bennett, Kallus and Schnabel (2019).
+
+    Half of the treatment's variance is the error that y has, too. A second instrument
+    moves nothing.
+    """
+
+    def draw(n_samples, random):
+        Z = random.uniform(-3, 3, size=(n_samples, 2))
+        error = random.normal(size=n_samples)
+        x = Z[:, 0] + error + 0.1 * random.normal(size=n_samples)
+        error = error + 0.1 * random.normal(size=n_samples)
+        return x[:, None], Z, function(x), error, 1
+
+    return draw
+
+
+def bent_confounding(n_samples, random):
+    """Draw an error that is a square of the shock, and its product with a covariate."""
+    Z, shock = random.normal(size=(n_samples, 2)), random.normal(size=n_samples)
+    covariate = random.uniform(-2, 2, size=n_samples)
+    x = Z[:, 0] + 0.5 * np.tanh(2 * Z[:, 1]) * covariate + 0.7 * shock
+    structural = np.sin(2 * x) + 0.5 * x * covariate
+    error = shock**2 - 1 + shock * covariate + 0.3 * random.normal(size=n_samples)
+    return np.column_stack([x, covariate]), Z, structural, error, 1
+
+
+def heavy_tails(n_samples, random):
+    """Draw a shock of Student's t with four degrees of freedom, three covariates."""
+    Z, C = random.normal(size=(n_samples, 3)), random.normal(size=(n_samples, 3))
+    shock = random.standard_t(4, size=n_samples)
+    x = 0.8 * Z.sum(axis=1) / np.sqrt(3) + 0.3 * C[:, 0] + shock
+    structural = np.abs(x) + C[:, 1] * np.tanh(C[:, 2])
+    error = random.normal(size=n_samples) - 1.2 * shock
+    return np.column_stack([x, C]), Z, structural, error, 1
+
+
 def fresh_rows(draw, n_samples, seed):
     """Draw rows, and 3,000 others of the same treatments to judge estimates on."""
     X, Z, structural, error, n_endogenous = draw(
@@ -71,11 +108,23 @@ def fresh_rows(draw, n_samples, seed):
     return Drawn(X, Z, structural + error, n_endogenous, X_test, truth)
 
 
+OTHERS = {
+    "M": ("several treatments", several_treatments),
+    "W": ("weak instruments", weak_instruments),
+    "L": ("linear", linear),
+    "A": ("absolute value", curve(np.abs)),
+    "I": ("sine", curve(np.sin)),
+    "J": ("jump", curve(lambda x: (x > 0).astype(float))),
+    "B": ("bent confounding", bent_confounding),
+    "H": ("heavy tails", heavy_tails),
+}
+
 # Name: what it is, and how it is drawn from a number of rows, a seed and rho.
 DESIGNS = {
     "S": ("demand, small error", lambda n, s, rho=0.5: demand(n, s, rho, 1.0)),
     "C": ("demand, confounded", lambda n, s, rho=0.9: demand(n, s, rho, 50.0)),
-    "M": ("several treatments", lambda n, s: fresh_rows(several_treatments, n, s)),
-    "W": ("weak instruments", lambda n, s: fresh_rows(weak_instruments, n, s)),
-    "L": ("linear", lambda n, s: fresh_rows(linear, n, s)),
+    **{
+        name: (words, lambda n, s, draw=draw: fresh_rows(draw, n, s))
+        for name, (words, draw) in OTHERS.items()
+    },
 }

@@ -1,5 +1,6 @@
 """Other ways to a structural function: least squares, networks, the published form."""
 
+import functools
 import itertools
 import math
 
@@ -138,12 +139,13 @@ def plain_regressor(data, seed, quick=False):
     return model.fit(data.X, data.y).predict
 
 
-def instrumental_regressor(data, seed, quick=False):
-    """Train `CFLLIVRegressor` with its defaults."""
+def instrumental_regressor(data, seed, quick=False, **params):
+    """Train `CFLLIVRegressor` with its defaults, or a parameter set."""
     model = CFLLIVRegressor(
         endogenous=list(range(data.n_endogenous)),
         random_state=seed,
         max_epochs=3 if quick else "auto",
+        **params,
     )
     return model.fit(data.X, data.y, instruments=data.instruments).predict
 
@@ -301,6 +303,7 @@ def full_batch(data, seed, quick=False):
 # Name in the tables, and how a method is fitted: it returns the structural function.
 METHODS = {
     "CFLLIVRegressor": instrumental_regressor,
+    "ridge to zero": functools.partial(instrumental_regressor, shrink_to="zero"),
     "full batch": full_batch,
     "2SLS, polynomials": two_stage_polynomials,
     "2SLS, best degree": two_stage_best,
