@@ -57,16 +57,15 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         the columns that a ``SmallMLP`` appends to its features, and those of an
         ``Identity`` beside networks that are trained, are all but spared (a
         millionth). "auto" is 0.001 in the training, and in the end the largest of a
-        path, from 1e-7 to 1e3, whose squared error on the rows that the members haven't
-        seen is within one standard error of the least; where no rows were held out, the
-        best by generalised cross-validation.
+        path, from 1e-7 to 1e3, whose squared error on rows that the members haven't
+        seen is within a standard error of the least; without such rows the best by
+        generalised cross-validation.
     instrument_alpha : float or "auto", default="auto"
         Ridge of stage 1, likewise, from 1e-5 to 1e3: "auto" chooses one for the
         treatment features, and one for each endogenous column.
     shrink_to : {"regression", "zero"}, default="regression"
-        What the final ridge of stage 2 pulls to: the head of the same features that is
-        fitted without instruments, which is confounded, but tells of the shape of f
-        where instruments tell little; or zero.
+        What the final ridge of stage 2 pulls to: the head that is fitted without
+        instruments, confounded but with a shape where these tell little; or zero.
     prox : float or (start, end), default=(1.0, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
@@ -140,9 +139,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     network_ : torch.nn.Module
         The members: the three networks and the heads of both stages of each.
     history_ : list of dict
-        A row for each epoch: the mean ``stage1_loss`` (over the variance of psi) and
-        ``stage2_loss`` (over that of y) of its batches, ``lr``, ``prox``,
-        ``instrument_prox`` and ``dur`` (seconds).
+        A row for each epoch: the mean ``stage1_loss`` and ``stage2_loss`` of its
+        batches, over a variance, ``lr``, the proxes, and ``dur`` (seconds).
     n_iter_ : int
         Epochs that were run.
     n_recoveries_ : int
