@@ -56,7 +56,7 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         final solve relative to each feature's variance at the actual treatment. There
         the columns that a ``SmallMLP`` appends to its features, and those of an
         ``Identity`` beside networks that are trained, are all but spared (a
-        millionth). "auto" is 0.001 in the training, and in the end the largest of a
+        share of 1e-8). "auto" is 0.001 in the training, and in the end the largest of a
         path, from 1e-7 to 1e3, whose squared error on rows that the members haven't
         seen is within a standard error of the least; without such rows the best by
         generalised cross-validation.

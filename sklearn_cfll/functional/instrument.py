@@ -24,8 +24,9 @@ from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 # What stage 2 may be made of.
 COMBINATIONS = ("product", "concatenate")
 
-# Ridge of a free feature, relative to that of others: enough to keep a system solvable.
-_FREE = 1e-6
+# Ridge of a free feature, relative to that of others: enough to keep a system solvable,
+# and at the largest ridge of a path still little beside what weak instruments identify.
+_FREE = 1e-8
 
 
 def combine_features(
