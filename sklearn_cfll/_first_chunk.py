@@ -72,7 +72,7 @@ class FirstChunk:
         names : array of str or None
             Of X's columns.
         """
-        if self.told or self.n_rows < _FEWEST_ROWS:
+        if self.told or min(self.n_rows, len(rows)) < _FEWEST_ROWS:
             return self
         far = _far("X", self.X, _spread_of_columns(rows), names)
         if far is None and self.y is not None:

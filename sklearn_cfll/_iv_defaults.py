@@ -89,4 +89,6 @@ def n_estimators(n_rows: int) -> int:
 
 def validation_fraction(n_rows: int, n_estimators: int) -> float:
     """Share of the rows that a member doesn't see: a fold each, a fifth at most."""
-    return min(0.2, 1 / n_estimators) if n_rows >= _HELD_OUT_ROWS else 0.0
+    if n_rows < _HELD_OUT_ROWS:
+        return 0.0
+    return math.ceil(n_rows * min(0.2, 1 / n_estimators) - 1e-9) / n_rows

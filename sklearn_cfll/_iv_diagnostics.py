@@ -52,6 +52,7 @@ def diagnose(
     diagnostics : dict
         Without names of columns; errors are of standardised targets.
     """
+    rows, predictions = rows.to("cpu"), predictions.to("cpu")  # which has every solver
     columns = rows.treatment.to(predictions.columns)
     controls, instruments = rows.exogenous.to(columns), rows.instruments.to(columns)
     strong, known = instruments, controls

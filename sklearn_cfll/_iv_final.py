@@ -18,12 +18,14 @@ from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll.functional.instrument import StageRidge, deviation_of
 from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.sandwich import (
-    EvenMeat,
     HeadCovariance,
-    RobustMeat,
     Terms,
     head_covariance,
 )
+
+# Predicted features that vary by less than this share of the actual ones' variance do
+# so by rounding.
+_FLAT = 1e-12
 
 
 class ExactStages:
@@ -67,7 +69,10 @@ class ExactStages:
     ) -> None:
         self.ensemble, self.unit = ensemble.eval(), unit
         self.instrument_alpha, self.alpha = instrument_alpha, alpha
-        self.plain_alpha, self.shrinks = None, shrink_to == "regression"
+        self.plain_alpha = None
+        # The columns are spared the pull: without them a slope would be pulled, too.
+        holds_columns = bool(ensemble.networks[0].treatment_columns.any())
+        self.shrinks = shrink_to == "regression" and holds_columns
         self.ridges: list[StageRidge] = []
         self.plain: list[StageRidge] = []
 
@@ -89,6 +94,10 @@ class ExactStages:
         FloatingPointError
             Where features of the rows are not finite.
         """
+        if held_out is None and isinstance(self.alpha, str):
+            # Errors of the rows themselves don't tell how far the start was fitted to
+            # them, and would choose it too often.
+            self.shrinks = False
         choice = RidgeChoice(
             self.ensemble,
             rows if held_out is None else held_out,
@@ -175,13 +184,18 @@ class ExactStages:
 
     def warn_if_flat(self) -> None:
         """Warn where stage 1 predicts the same for all rows."""
-        flat = all(ridge.path.flat for ridge in self.ridges)
+        spreads = (
+            [ridge.moments.gram.diagonal() for ridge in ridges]
+            for ridges in (self.ridges, self.plain)
+        )
+        pairs = zip(*spreads, strict=True)
+        flat = all(bool((own <= _FLAT * actual).all()) for own, actual in pairs)
         if flat and bool((self.ridges[0].moments.target_square > 0).any()):
             warnings.warn(
                 "stage 1 predicts the same treatment features for all rows, so that "
-                "predictions are the mean of y: the instruments move nothing that the "
-                "treatment network sees, or its units are dead; check the instruments, "
-                "decrease lr or widen the backbones.",
+                "predictions owe nothing to the instruments: these move nothing that "
+                "the treatment network sees, or a network's units are dead; check the "
+                "instruments, decrease lr or widen the backbones.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -189,13 +203,12 @@ class ExactStages:
     @torch.no_grad()
     def covariance(self, rows: StageRows, *, robust: bool) -> HeadCovariance:
         """Covariance of the members' heads, which were solved on all of the rows."""
-        meat = RobustMeat if robust else EvenMeat
         size = self.ensemble.n_numbers * len(self.ensemble.networks)
-        parts = (meat.of(self._terms(c), c.weight) for c in rows.chunks(size))
         return head_covariance(
             self.ridges,
             float(self.alpha),
-            functools.reduce(meat.merge, parts),  # type: ignore[arg-type]
+            ((self._terms(chunk), chunk.weight) for chunk in rows.chunks(size)),
+            robust=robust,
             plain=self.plain if self.shrinks else (),
             plain_alpha=float(self.plain_alpha),
         )

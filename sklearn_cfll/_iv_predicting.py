@@ -22,7 +22,7 @@ from sklearn_cfll._iv_parameters import IVParameters
 from sklearn_cfll._iv_problem import mean_one, split_tables, stage_rows
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import IN_X, numbers_wanted
+from sklearn_cfll._validation import IN_X, numbers_wanted, weighed_rows
 from sklearn_cfll.chunks import chunk_slices
 from sklearn_cfll.functional.projections import projected_sums
 from sklearn_cfll.functional.sandwich import HeadCovariance
@@ -126,6 +126,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         self, X: Any, y: Any, f: Any, instruments: Any, weight: Any
     ) -> float:
         """Score by what the instruments predict of the residuals."""
+        X, y, f, instruments, weight = weighed_rows(X, y, f, instruments, weight)
         rows = self._rows_of(X, None, instruments, weight)
         mean = np.average(y, weights=weight)
         scale = float(self._targets.scale[0])

@@ -76,7 +76,7 @@ class IVProblem:
         fraction : float
         """
         n_rows = len(self.X)
-        n_held_out = int(fraction * n_rows)
+        n_held_out = int(fraction * n_rows + 1e-9)
         if fraction > 0 and (n_held_out < 1 or n_rows - n_held_out < 2):
             raise ValueError(
                 f"validation_fraction={fraction} of {n_rows} rows leaves none to hold "

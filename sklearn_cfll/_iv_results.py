@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_diagnostics import (
@@ -27,7 +27,7 @@ from sklearn_cfll._iv_unseen import (
     mean_predictions,
     predictions_of_unseen,
 )
-from sklearn_cfll._validation import read_column, read_weights
+from sklearn_cfll._validation import read_column, read_weights, weighed_rows
 
 
 class IVResults(IVPredicting):
@@ -74,7 +74,7 @@ class IVResults(IVPredicting):
         warn_of_few_rows(self.diagnostics_, rows.inputs.shape[1])
         warn_of_weak_instruments(self.diagnostics_)
         shares = self.diagnostics_["unexplained"]
-        if problem.held_out.size >= defaults.FEW_HELD_OUT:
+        if problem.held_out.shape[1] >= defaults.FEW_HELD_OUT:
             warn_of_memorising(shares["train"], shares["unseen"])
 
     def _solve_and_diagnose(
@@ -184,7 +184,9 @@ class IVResults(IVPredicting):
         """
         check_is_fitted(self)
         y = read_column(y)
+        check_consistent_length(X, y)
         weight = read_weights(sample_weight, y)
+        X, y, instruments, weight = weighed_rows(X, y, instruments, weight)
         rows = self._rows_of(X, y, instruments, weight)
         rows = rows.evenly(defaults.DIAGNOSTIC_ROWS)
         ensemble = self.network_.eval()

@@ -51,6 +51,16 @@ class StageRows:
             None if self.weight is None else self.weight[rows],
         )
 
+    def to(self, device: str) -> StageRows:
+        """Give the same on a device."""
+        return StageRows(
+            self.treatment.to(device),
+            self.inputs.to(device),
+            self.exogenous.to(device),
+            self.targets.to(device),
+            None if self.weight is None else self.weight.to(device),
+        )
+
     def chunks(self, numbers: int) -> Iterator[StageRows]:
         """Cut the rows, in order, into chunks for passes that hold so many numbers."""
         for rows in chunk_slices(len(self), max(1, numbers), self.treatment.device):

@@ -83,6 +83,8 @@ class StackedLinear(nn.Module):
 def _stacked(members: Sequence[Any]) -> nn.Module | None:
     """One module for all members, or None where there is something else in them."""
     first = members[0]
+    if _is_special(first):
+        return None
     if type(first) is nn.Linear:
         frozen = any(not p.requires_grad for m in members for p in m.parameters())
         if first.bias is None or frozen:
@@ -97,3 +99,14 @@ def _stacked(members: Sequence[Any]) -> nn.Module | None:
         return None if inner is None else WithColumns(inner)
     plain_norm = type(first) is nn.LayerNorm and not first.elementwise_affine
     return first if plain_norm or type(first) in _POINTWISE else None
+
+
+def _is_special(module: nn.Module) -> bool:
+    """Whether a layer occurs twice, or has hooks, which a stack would lose."""
+    parts = [part for _, part in module.named_modules(remove_duplicate=False)]
+    names = [name for name in vars(module) if name.endswith("_hooks")]
+    hooked = any(getattr(part, name) for part in parts for name in names)
+    layers = [
+        id(part) for part in parts if next(part.parameters(False), None) is not None
+    ]
+    return hooked or len(set(layers)) < len(layers)

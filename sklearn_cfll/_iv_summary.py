@@ -44,8 +44,9 @@ def _facts(estimator: Any) -> list[str]:
         f"instruments: {', '.join(names['instruments'])}",
         f"features:    {q} of instruments, {p} of the treatment, {d} in stage 2 "
         f"({estimator.combine}); members: {len(members)}",
-        f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, stage 2 "
-        f"{estimator.alpha_:.3g} to {estimator.shrink_to}",
+        f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, its columns "
+        f"{', '.join(f'{alpha:.3g}' for alpha in estimator.column_alphas_)}, stage 2 "
+        f"{estimator.alpha_:.3g}",
     ]
 
 

@@ -89,6 +89,10 @@ class RowPredictions:
         parts = {name: value / counts[:, None] for name, value in vars(self).items()}
         return RowPredictions(**parts)
 
+    def to(self, device: str) -> RowPredictions:
+        """Give the same on a device."""
+        return RowPredictions(**{name: v.to(device) for name, v in vars(self).items()})
+
     def take(self, rows: Tensor) -> RowPredictions:
         """Give some of the rows."""
         return RowPredictions(**{name: v[rows] for name, v in vars(self).items()})

@@ -118,6 +118,8 @@ def _described(value: Any) -> str:
         return f"[{', '.join(map(_described, value))}]"
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, dict):
+        value = dict(sorted(value.items(), key=lambda pair: str(pair[0])))
     if value is None or isinstance(value, bool | int | float | str | dict | np.ndarray):
         return repr(value)
     return type(value).__name__

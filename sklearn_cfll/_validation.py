@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -155,6 +156,15 @@ def read_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[np.float64] | N
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
     return np.asarray(weight, dtype=np.float64)
+
+
+def weighed_rows(*parts: Any) -> list[Any]:
+    """Give the rows whose weight, the last part, is above zero."""
+    weight = parts[-1]
+    if weight is None or weight.all():
+        return list(parts)
+    used = np.flatnonzero(weight)
+    return [None if part is None else _safe_indexing(part, used) for part in parts]
 
 
 @contextmanager

@@ -55,25 +55,26 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         Ridge of stage 2: in the training relative to the mean feature energy, in the
         final solve relative to each feature's variance at the actual treatment. There
         the columns that a ``SmallMLP`` appends to its features, and those of an
-        ``Identity`` beside networks that are trained, are all but spared (a
-        share of 1e-8). "auto" is 0.001 in the training, and in the end the largest of a
-        path, from 1e-7 to 1e3, whose squared error on rows that the members haven't
-        seen is within a standard error of the least; without such rows the best by
+        ``Identity`` beside networks that are trained, are all but spared (a share of
+        1e-8). "auto" is 0.001 in the training; in the end the largest of a path, from
+        1e-7 to 1e3, whose squared error on rows that the members haven't seen is within
+        a standard error of the least, or with fewer than 30 such rows the best by
         generalised cross-validation.
     instrument_alpha : float or "auto", default="auto"
         Ridge of stage 1, likewise, from 1e-5 to 1e3: "auto" chooses one for the
         treatment features, and one for each endogenous column.
     shrink_to : {"regression", "zero"}, default="regression"
-        What the final ridge of stage 2 pulls to: the head that is fitted without
-        instruments, confounded but with a shape where these tell little; or zero.
+        What the final ridge of stage 2 pulls to: the fit without instruments, which is
+        confounded but has a shape (where treatment features hold the columns, and an
+        automatic alpha has rows that members haven't seen); or zero.
     prox : float or (start, end), default=(1.0, 10.0)
         Pull of each minibatch's stage-2 head to the last one, relative to the mean
         feature energy. A pair is annealed geometrically over the training.
     instrument_prox : float or (start, end), default=(1.0, 10.0)
         That of stage 1's head.
     n_estimators : int or "auto", default="auto"
-        Members. "auto" is 5; they are trained together, at less than the price of as
-        many fits. Where nothing is trained there is one.
+        Members, trained together, at less than the price of as many fits. "auto" is 5,
+        and one where nothing is trained.
     sample_splitting : bool, default=False
         Whether each stage trains on a random half of the rows of its own.
     cov_type : {"robust", "unadjusted"}, default="robust"
@@ -118,9 +119,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     coef_ : array of shape (n_features,) or (d,)
         Where f is linear in the columns (``Identity`` backbones of the treatment and of
         the covariates, side by side) a coefficient for each column of X, in the units
-        of y and X, whether or not the instrument networks are trained. Else the
-        weights of the members' stage-2 heads, in the units of y: predictions are
-        ``transform(X) @ coef_ + intercept_``.
+        of y and X. Else the weights of the members' stage-2 heads, in the units of y:
+        predictions are ``transform(X) @ coef_ + intercept_``.
     intercept_ : float
         In the units of y.
     coef_std_ : array of the same shape

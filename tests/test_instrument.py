@@ -16,12 +16,7 @@ from sklearn_cfll.functional.instrument import (
 )
 from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.ridge import feature_energy
-from sklearn_cfll.functional.sandwich import (
-    EvenMeat,
-    RobustMeat,
-    Terms,
-    head_covariance,
-)
+from sklearn_cfll.functional.sandwich import Terms, head_covariance
 
 PHI, PSI, CHI, Y = (draw(40, d, seed=d) for d in (5, 2, 3, 1))
 WEIGHT = draw(40, seed=9).abs() + 0.1
@@ -238,8 +233,7 @@ def test_the_covariance_of_one_member_is_a_sandwich(robust):
     weight = WEIGHT / WEIGHT.mean()
     ridge = StageRidge(Moments.of(features, Y, weight))
     terms = [Terms(features[None], residual[None], ridge.moments.feature_mean[None])]
-    meat = (RobustMeat if robust else EvenMeat).of(terms, weight)
-    found = head_covariance([ridge], 0.2, meat)
+    found = head_covariance([ridge], 0.2, [(terms, weight)], robust=robust)
     design = with_ones(features)
     penalty = torch.diag(
         torch.cat([0.2 * variance_of(features, weight), torch.zeros(1)])
@@ -266,8 +260,8 @@ def test_two_equal_members_err_as_one(robust):
     for n_members in (1, 2):
         parts = PHI.expand(n_members, -1, -1), Y[:, 0].expand(n_members, -1)
         terms = [Terms(*parts, mean.expand(n_members, -1))]
-        meat = (RobustMeat if robust else EvenMeat).of(terms)
-        covariance = head_covariance([ridge] * n_members, 0.1, meat)
+        batches = [(terms, None)]
+        covariance = head_covariance([ridge] * n_members, 0.1, batches, robust=robust)
         found.append(covariance.deviation(parts[0]))
     assert_close(*found)
 
@@ -279,25 +273,36 @@ def test_a_head_that_is_pulled_to_another_errs_by_that_ones_errors_too(robust):
     plain = StageRidge(Moments.of(phi, each))
     ridge = StageRidge(Moments.of(PHI, each), start=plain.solve(0.3)[0])
     by_target = ridge.solve(0.2)[0]
-    residual = Y[:, 0] if robust else Y[:, 0].square().mean().sqrt().expand(40)
-    expected = (by_target * residual).square().sum(1).sqrt()
+    residual = Y[:, 0]
+    size = residual if robust else residual.square().mean().sqrt()
     terms = [
         Terms(features[None], residual[None], own.moments.feature_mean[None])
         for features, own in ((PHI, ridge), (phi, plain))
     ]
-    meat = RobustMeat.of(terms)
-    found = head_covariance([ridge], 0.2, meat, plain=[plain], plain_alpha=0.3)
-    assert_close(found.of_weight[0], expected)
+    pull = {"robust": robust, "plain": [plain], "plain_alpha": 0.3}
+    found = head_covariance([ridge], 0.2, [(terms, None)], **pull)
+    assert_close(found.of_weight[0], (by_target * size).square().sum(1).sqrt())
 
 
-@pytest.mark.parametrize("kind", [RobustMeat, EvenMeat])
-def test_batches_of_rows_add_up(kind):
-    def meat(rows):
-        terms = Terms(PHI[rows][None], Y[rows, 0][None], PHI.mean(0)[None])
-        return kind.of([terms, terms], WEIGHT[rows])
+@pytest.mark.parametrize("robust", [True, False])
+def test_batches_of_rows_add_up(robust):
+    ridges = [StageRidge(Moments.of(x, Y, WEIGHT)) for x in (PHI, PHI.flip(0))]
 
-    whole, halves = meat(slice(None)), [meat(slice(0, 15)), meat(slice(15, 40))]
-    assert_close(whole.middle(), halves[0].merge(halves[1]).middle())
+    def batch(rows):
+        features = torch.stack([PHI[rows], PHI.flip(0)[rows]])
+        residual = torch.stack([Y[rows, 0], Y[rows, 0].square()])
+        mean = torch.stack([ridge.moments.feature_mean for ridge in ridges])
+        terms = Terms(features, residual, mean)
+        return [terms, terms._replace(residual=-residual)], WEIGHT[rows]
+
+    found = [
+        head_covariance(ridges, 0.1, batches, robust=robust, plain=ridges)
+        for batches in (
+            [batch(slice(None))],
+            [batch(slice(0, 15)), batch(slice(15, 40))],
+        )
+    ]
+    assert_close(found[0].covariance, found[1].covariance)
 
 
 def test_the_deviation_shrinks_with_the_rows():
@@ -308,7 +313,7 @@ def test_the_deviation_shrinks_with_the_rows():
         residual = torch.as_tensor(random.normal(size=n_rows))
         ridge = StageRidge(Moments.of(features, residual[:, None]))
         mean = ridge.moments.feature_mean[None]
-        meat = RobustMeat.of([Terms(features[None], residual[None], mean)])
+        batches = [([Terms(features[None], residual[None], mean)], None)]
         at = torch.ones(1, 1, 2).double()
-        sizes.append(float(head_covariance([ridge], 0.0, meat).deviation(at)[0]))
+        sizes.append(float(head_covariance([ridge], 0.0, batches).deviation(at)[0]))
     assert sizes[1] == pytest.approx(sizes[0] / 10, rel=0.3)

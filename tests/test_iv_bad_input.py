@@ -423,3 +423,23 @@ def test_before_fit(method):
     arguments = {"summary": (), "score": (X, Y)}.get(method, (X,))
     with pytest.raises(NotFittedError):
         getattr(CFLLIVRegressor(IDENTITY), method)(*arguments)
+
+
+def test_diagnose_leaves_rows_of_weight_zero_out():
+    X, Z, Y, _ = confounded(400)
+    model = two_stage_least_squares(endogenous=[0]).fit(X, Y, instruments=Z)
+    weight = (np.arange(len(X)) % 2).astype(float)
+    used = weight > 0
+    whole = model.diagnose(X, Y, instruments=Z, sample_weight=weight)
+    assert whole == model.diagnose(X[used], Y[used], instruments=Z[used])
+    scores = [
+        model.score(X, Y, instruments=Z, sample_weight=weight),
+        model.score(X[used], Y[used], instruments=Z[used]),
+    ]
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_diagnose_wants_rows_that_belong_together():
+    model = two_stage_least_squares(endogenous=[0]).fit(X, Y, instruments=Z)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.diagnose(X, Y[:-1], instruments=Z)

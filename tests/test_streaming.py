@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -390,6 +391,11 @@ def test_a_stream_of_classes_keeps_their_scale_and_weights(rows, labels):
         changed = copy.deepcopy(model).set_params(**{name: value})
         with pytest.raises(ValueError, match=f"^{name} has changed since the first"):
             changed.partial_fit(X, labels)
+    names = {"a": 1.0, "b": 1.0, "c": 1.0}
+    weighted = classifier(max_epochs=1, class_weight=names)
+    weighted.partial_fit(X, labels, classes=["a", "b", "c"])
+    weighted.set_params(class_weight=dict(reversed(names.items())))
+    weighted.partial_fit(X, labels)
 
 
 def test_what_holds_for_a_chunk_may_change(rows):
@@ -444,6 +450,15 @@ def test_rows_unlike_the_first_ones_are_told_once(rows):
     model.partial_fit(scaled, Y)
     with far("column 1 of X", r"-?[\d.]+", r"1\d\d"):
         first.partial_fit(scaled[-60:], Y[-60:])
+
+
+def test_few_rows_are_not_compared(rows):
+    X, Y = rows
+    rare = (np.arange(len(X)) == 0).astype(float)[:, None]
+    model = regressor(max_epochs=1).partial_fit(np.hstack([X, rare])[:100], Y[:100])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.partial_fit(np.hstack([X, 1 - rare])[-1:], Y[-1:])
 
 
 def test_targets_unlike_the_first_ones_are_told_once(rows):

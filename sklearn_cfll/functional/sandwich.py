@@ -6,8 +6,8 @@ members' mean. Features are ``(k, n, d)``, residuals ``(k, n)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,109 +66,12 @@ class Terms(NamedTuple):
     mean: Tensor
 
 
-class RobustMeat(NamedTuple):
-    """What the errors of the heads come from, each row's its own.
-
-    Attributes
-    ----------
-    scores : Tensor of shape (m, m)
-        ``sum_i s_i s_i'`` of ``s_ij = w_i e_ij g_ij``, with g the features less their
-        mean, and one, of all terms and members one after the other; e the residual of
-        each.
-    """
-
-    scores: Tensor
-
-    @classmethod
-    def of(
-        cls, terms: Sequence[Terms], sample_weight: Tensor | None = None
-    ) -> RobustMeat:
-        """Sum over a batch, whose weights (n,) have a mean of one over all rows."""
-        design, residual, weight = _stacked(terms, sample_weight)
-        scores = design * torch.cat(
-            [
-                (weight * own).mT.repeat_interleave(term.mean.shape[1] + 1, dim=1)
-                for term, own in zip(terms, residual, strict=True)
-            ],
-            1,
-        )
-        return cls(scores.mT @ scores)
-
-    def merge(self, other: RobustMeat) -> RobustMeat:
-        """Sum over both sets of rows."""
-        return RobustMeat(self.scores + other.scores)
-
-    def middle(self) -> Tensor:
-        """Give the middle of the sandwich (m, m)."""
-        return self.scores
-
-
-class EvenMeat(NamedTuple):
-    """What the errors of the heads come from, of one variance for all rows.
-
-    Attributes
-    ----------
-    gram : Tensor of shape (m, m)
-        ``sum_i w_i g_i g_i'``, with g as :class:`RobustMeat` has it.
-    squares : Tensor of shape (t, t)
-        ``sum_i w_i e_ij e_il`` of the residuals of all terms and members.
-    sizes : Tensor of shape (t,)
-        How many of g have each residual.
-    n_rows : int
-    """
-
-    gram: Tensor
-    squares: Tensor
-    sizes: Tensor
-    n_rows: int
-
-    @classmethod
-    def of(
-        cls, terms: Sequence[Terms], sample_weight: Tensor | None = None
-    ) -> EvenMeat:
-        """Sum over a batch, whose weights (n,) have a mean of one over all rows."""
-        design, residual, weight = _stacked(terms, sample_weight)
-        errors = torch.cat(residual)
-        sizes = [term.mean.shape[1] + 1 for term in terms for _ in term.mean]
-        return cls(
-            design.mT @ (weight[:, None] * design),
-            (weight * errors) @ errors.mT,
-            torch.tensor(sizes, device=errors.device),
-            len(design),
-        )
-
-    def merge(self, other: EvenMeat) -> EvenMeat:
-        """Sum over both sets of rows."""
-        return EvenMeat(
-            self.gram + other.gram,
-            self.squares + other.squares,
-            self.sizes,
-            self.n_rows + other.n_rows,
-        )
-
-    def middle(self) -> Tensor:
-        """Give the middle of the sandwich (m, m)."""
-        variances = (self.squares / self.n_rows).repeat_interleave(self.sizes, 0)
-        return self.gram * variances.repeat_interleave(self.sizes, 1)
-
-
-def _stacked(
-    terms: Sequence[Terms], sample_weight: Tensor | None
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Features of all terms about their means (n, m), residuals (k, n), weights."""
-    design = torch.cat([_about(term.features, term.mean) for term in terms], 1)
-    residual = [term.residual.to(design) for term in terms]
-    weight = design.new_ones(len(design))
-    if sample_weight is not None:
-        weight = sample_weight.to(design)
-    return design, residual, weight
-
-
 def head_covariance(
     ridges: Sequence[StageRidge],
     alpha: float,
-    meat: RobustMeat | EvenMeat,
+    batches: Iterable[tuple[Sequence[Terms], Tensor | None]],
     *,
+    robust: bool = True,
     plain: Sequence[StageRidge] = (),
     plain_alpha: float = 0.0,
 ) -> HeadCovariance:
@@ -187,8 +90,13 @@ def head_covariance(
     ridges : sequence of StageRidge
         Of stage 2, each member's.
     alpha : float
-    meat : RobustMeat or EvenMeat
-        Of one term, or of two where ``plain`` is given.
+    batches : iterable of (terms, sample_weight)
+        All rows: stage-2 features with the treatment as stage 1 predicts it, and the
+        targets less the structural predictions, at the actual treatment. Where
+        ``plain`` is given, second, the features at the actual treatment, and the
+        targets less the fit without instruments. Weights (n,), with a mean of one over
+        all rows, or None.
+    robust : bool, default=True
     plain : sequence of StageRidge, default=()
         The fit without instruments that each ridge starts from.
     plain_alpha : float, default=0.0
@@ -202,26 +110,79 @@ def head_covariance(
     Wooldridge, "Econometric Analysis of Cross Section and Panel Data", 2nd edition,
     MIT Press 2010, section 5.2.5: the robust covariance of two-stage least squares.
     """
-    own, other = [], []
-    for i, ridge in enumerate(ridges):
-        inverse = ridge.gram_inverse(alpha)
-        own.append(_with_mean(inverse, 1.0))
-        if plain:
-            share = torch.eye(len(inverse)).to(inverse) - inverse @ (
-                ridge.moments.gram / ridge.moments.weight_sum
-            )
-            other.append(_with_mean(share @ plain[i].gram_inverse(plain_alpha), 0.0))
-    parts = [torch.block_diag(*own)]  # type: ignore[no-untyped-call]
+    inverses = [ridge.gram_inverse(alpha) for ridge in ridges]
+    blocks = [torch.stack(inverses)]
     if plain:
-        parts.append(torch.block_diag(*other))  # type: ignore[no-untyped-call]
-    bread = torch.cat(parts, 1) / ridges[0].moments.weight_sum
+        shares = [_share_of_start(*pair) for pair in zip(ridges, inverses, strict=True)]
+        own = [ridge.gram_inverse(plain_alpha) for ridge in plain]
+        blocks.append(torch.stack(shares) @ torch.stack(own))
+    sums = RobustSums() if robust else EvenSums()
+    for terms, weight in batches:
+        # What a unit of error in a row moves the heads by. The start's errors don't
+        # move what is predicted at the mean, which is that of the targets.
+        moved = [
+            torch.cat([_centred(term) @ block.mT, _column(term, 1.0 - i)], -1)
+            for i, (term, block) in enumerate(zip(terms, blocks, strict=True))
+        ]
+        residual = torch.stack([term.residual.to(blocks[0]) for term in terms])
+        if weight is None:
+            weight = residual.new_ones(residual.shape[-1])
+        sums.add(torch.stack(moved), residual, weight.to(residual))
     mean = torch.stack([ridge.moments.feature_mean for ridge in ridges])
-    return HeadCovariance(mean, bread @ meat.middle() @ bread.mT)
+    return HeadCovariance(mean, sums.covariance / ridges[0].moments.weight_sum.square())
 
 
-def _with_mean(block: Tensor, mean: float) -> Tensor:
-    """Add the row and the column of what is predicted at the mean."""
-    return torch.block_diag(block, block.new_tensor([[mean]]))  # type: ignore[no-untyped-call,no-any-return]
+class RobustSums:
+    """The covariance where each row has an error of its own size."""
+
+    def __init__(self) -> None:
+        self.covariance: Any = 0.0
+
+    def add(self, moved: Tensor, residual: Tensor, weight: Tensor) -> None:
+        """Add rows: movements (t, k, n, m) by the residuals (t, k, n), weights (n,)."""
+        rows = (moved * (weight * residual)[..., None]).sum(0)
+        stacked = rows.transpose(0, 1).flatten(1)
+        self.covariance = self.covariance + stacked.mT @ stacked
+
+
+class EvenSums:
+    """The covariance where the errors of all rows have one variance."""
+
+    def __init__(self) -> None:
+        self.gram: Any = 0.0
+        self.squares: Any = 0.0
+        self.n_rows = 0
+
+    def add(self, moved: Tensor, residual: Tensor, weight: Tensor) -> None:
+        """Add rows: movements (t, k, n, m) by the residuals (t, k, n), weights (n,)."""
+        stacked, errors = moved.flatten(0, 1), residual.flatten(0, 1)
+        weighted = weight[:, None] * stacked
+        self.gram = self.gram + torch.einsum("anp,bnq->abpq", weighted, stacked)
+        self.squares = self.squares + (weight * errors) @ errors.mT
+        self.n_rows += len(weight)
+        self.n_members = residual.shape[1]
+
+    @property
+    def covariance(self) -> Tensor:
+        """Movements of all terms together, times the errors' variances (m k, m k)."""
+        each = self.gram * (self.squares / self.n_rows)[..., None, None]
+        k, m = self.n_members, each.shape[-1]
+        total: Tensor = each.reshape(-1, k, each.shape[1] // k, k, m, m).sum((0, 2))
+        return total.transpose(1, 2).reshape(k * m, k * m)
+
+
+def _share_of_start(ridge: StageRidge, inverse: Tensor) -> Tensor:
+    """By how much (d, d) the head moves with the weight that it is pulled to."""
+    gram = ridge.moments.gram / ridge.moments.weight_sum
+    return torch.eye(len(gram)).to(gram) - inverse @ gram
+
+
+def _centred(term: Terms) -> Tensor:
+    return term.features.to(term.mean) - term.mean[:, None]
+
+
+def _column(term: Terms, value: float) -> Tensor:
+    return term.mean.new_full((*term.features.shape[:2], 1), value)
 
 
 def _about(features: Tensor, mean: Tensor) -> Tensor:
