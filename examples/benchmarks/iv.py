@@ -169,24 +169,27 @@ def plot(fits, path):
     """Draw errors relative to the variance of the structural function."""
     import matplotlib.pyplot as plt
 
-    sizes = sorted(fits["rows"].unique())
+    groups = [
+        (rows, list(part["design"].unique())) for rows, part in fits.groupby("rows")
+    ]
+    widths = [2 + len(names) for _, names in groups]
     figure, axes = plt.subplots(
         1,
-        len(sizes),
-        figsize=(1 + 7 * len(sizes), 4.2),
+        len(groups),
+        figsize=(1 + 0.75 * sum(widths), 4.2),
         sharey=True,
         squeeze=False,
+        width_ratios=widths,
         layout="constrained",
     )
-    names = list(fits["design"].unique())
-    scales = {name: variance(name) for name in names}
     methods = [method for method in METHODS if method in set(fits["method"])]
-    for axis, rows in zip(axes[0], sizes, strict=True):
+    for axis, (rows, names) in zip(axes[0], groups, strict=True):
+        scales = pd.Series({name: variance(name) for name in names})
         for i, method in enumerate(methods):
             part = fits[(fits["rows"] == rows) & (fits["method"] == method)]
-            groups = part.groupby("design")["error"]
-            table = groups.agg(["median", "min", "max"]).reindex(names)
-            table = table.div(pd.Series(scales), axis=0)
+            errors = part.groupby("design")["error"]
+            table = errors.agg(["median", "min", "max"]).reindex(names)
+            table = table.div(scales, axis=0)
             places = np.arange(len(names)) + 0.1 * (i - (len(methods) - 1) / 2)
             axis.vlines(places, table["min"], table["max"], color=f"C{i}", alpha=0.5)
             axis.plot(places, table["median"], "o", color=f"C{i}", label=method)
@@ -194,7 +197,7 @@ def plot(fits, path):
         words = {name: DESIGNS[name][0].replace(" ", "\n", 1) for name in names}
         labels = [f"{name}\n{words[name]}" for name in names]
         axis.set_xticks(range(len(names)), labels, fontsize="x-small")
-        axis.set(yscale="log", title=f"{rows:,} rows")
+        axis.set(yscale="log", title=f"{rows:,} rows", xlim=(-0.6, len(names) - 0.4))
     axes[0, 0].set_ylabel("error / variance of the truth")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4
