@@ -111,7 +111,9 @@ fits = {
     "CFLLIVRegressor": lambda: with_instruments(max_epochs=epochs)[0],
     "CFLLRegressor": without_instruments,
     "2SLS, polynomials": two_stage_least_squares,
-    "full batch": lambda: with_instruments(batch_size="full", max_epochs=rounds)[0],
+    "full batch": lambda: with_instruments(
+        batch_size="full", shrink_to="zero", max_epochs=rounds
+    )[0],
 }
 predictions, seconds = {}, {}
 for name, fit in fits.items():
