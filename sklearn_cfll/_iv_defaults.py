@@ -72,13 +72,13 @@ def covariate_backbone() -> SmallMLP:
 
 
 def batch_size(n_rows: int) -> int:
-    """Rows in a batch: all of few, and a quarter of many, 500 at most."""
-    return min(n_rows, 500, max(64, n_rows // 4))
+    """Rows in a batch: all of few, and a quarter of many, 400 at most."""
+    return min(n_rows, 400, max(64, n_rows // 4))
 
 
 def max_epochs(n_rows: int, n_batches: int) -> int:
-    """Epochs: 400 steps for up to 1,000 rows, and 800 for 5,000 and more."""
-    steps = min(800, max(400, 400 + 400 * (n_rows - 1000) / 4000))
+    """Epochs: 400 steps for up to 1,000 rows, and 900 for 5,000 and more."""
+    steps = min(900, max(400, 400 + 500 * (n_rows - 1000) / 4000))
     return max(1, math.ceil(steps / n_batches))
 
 

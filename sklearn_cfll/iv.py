@@ -91,13 +91,13 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
     lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
         As in :class:`CFLLRegressor`.
     batch_size : int, "auto" or "full", default="auto"
-        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 500. "full",
+        Rows in a batch. "auto" takes a quarter of the rows, from 64 to 400. "full",
         with ``shrink_to="zero"``, is the published method: rounds of steps on all rows,
         20 on the instrument network by the loss of stage 1, then one on the others by
         that of stage 2, with exact heads; the proxes are not used.
     max_epochs : int or "auto", default="auto"
         Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows,
-        and 800 for 5,000 rows or more; with "full", 100 rounds.
+        and 900 for 5,000 rows or more; with "full", 100 rounds.
     validation_fraction : float or "auto", default="auto"
         Share of the rows that a member's networks don't see, each member others. The
         diagnostics and the ridges come from predictions of these; the final heads are
