@@ -19,6 +19,7 @@ from sklearn_cfll import MLP, CFLLIVRegressor, CFLLRegressor, SmallMLP, TorchBac
 from sklearn_cfll._iv_choice import largest_within_error
 from sklearn_cfll._iv_problem import IVProblem
 from sklearn_cfll._iv_stacks import Stack, StackedLinear
+from sklearn_cfll._iv_unseen import mean_predictions
 from sklearn_cfll.functional.instrument import combine_features, solve_two_stages
 
 X, Z, Y, F = confounded()
@@ -209,6 +210,21 @@ def test_more_members_than_rows_each_leave_out_one():
         X[:110], Y[:110], instruments=Z[:110]
     )
     assert model.diagnostics_["n_rows"] == 110
+
+
+def test_columns_of_rows_that_networks_saw_are_predicted_from_other_rows():
+    noise = np.random.default_rng(0).normal(size=(80, 3))
+    with pytest.warns(UserWarning, match="the instruments are weak"):
+        model = small(max_epochs=100).fit(X[:80], Y[:80], instruments=noise)
+    rows = model._rows_of(X[:80], Y[:80], noise, None)
+    alphas = torch.full((1,), 1e-3).double()
+    errors = []
+    for settings in ({}, {"column_alphas": alphas}):
+        generator = torch.Generator().manual_seed(0)
+        found = mean_predictions(model.network_, rows, generator, **settings)
+        errors.append(float((found.columns - rows.treatment).square().mean()))
+    # The networks saw all rows, but the heads that predict did not.
+    assert errors[1] > 1.2 * errors[0]
 
 
 def test_columns_have_stage_1_ridges_of_their_own():
