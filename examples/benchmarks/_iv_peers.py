@@ -311,3 +311,10 @@ METHODS = {
     "outer product, no instruments": outer_network,
     "CFLLRegressor": plain_regressor,
 }
+
+# Not among those that are compared by default.
+VARIANTS = {
+    "sample splitting": functools.partial(
+        instrumental_regressor, sample_splitting=True
+    ),
+}

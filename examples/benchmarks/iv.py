@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 from _command_line import made_folder
 from _iv_designs import DESIGNS
-from _iv_peers import METHODS
+from _iv_peers import METHODS, VARIANTS
 from _tables import as_list_table
 
+EVERY = {**METHODS, **VARIANTS}
 KEY = ["design", "rows", "rho", "seed", "method"]
 RHOS = [0.1, 0.25, 0.5, 0.75, 0.9]
 WIDTH = 5  # designs in a table
@@ -58,7 +59,7 @@ def read_arguments():
         default=["S", "C"],
         help="designs that have more than the fewest rows, too",
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=EVERY, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument(
@@ -113,7 +114,7 @@ def fit(key, quick):
     with warnings.catch_warnings():
         # Weak instruments and stages that memorise are what some designs are for.
         warnings.simplefilter("ignore", UserWarning)
-        predict = METHODS[method](data, seed, quick=quick)
+        predict = EVERY[method](data, seed, quick=quick)
     seconds = time.process_time() - start
     error = float(np.mean((predict(data.X_test) - data.structural) ** 2))
     print(*key, f"{error:.4g}", f"{seconds:.1f} s", flush=True)
@@ -155,7 +156,7 @@ def spread_table(fits, by):
     cells = groups.agg(
         lambda e: f"{number(e.median())} ({number(e.min())} to {number(e.max())})"
     )
-    order = [method for method in METHODS if method in set(fits["method"])]
+    order = [method for method in EVERY if method in set(fits["method"])]
     table = cells.unstack(by).loc[order].fillna("")
     return table.rename(columns=str).rename_axis(columns=None)
 
@@ -182,7 +183,7 @@ def plot(fits, path):
         width_ratios=widths,
         layout="constrained",
     )
-    methods = [method for method in METHODS if method in set(fits["method"])]
+    methods = [method for method in EVERY if method in set(fits["method"])]
     for axis, (rows, names) in zip(axes[0], groups, strict=True):
         scales = pd.Series({name: variance(name) for name in names})
         for i, method in enumerate(methods):
