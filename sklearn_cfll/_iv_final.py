@@ -56,7 +56,7 @@ class ExactStages:
     instrument_alpha: Any
     alpha: Any
     plain_alpha: Any
-    column_alphas: Tensor
+    column_alphas: Any
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ExactStages:
     ) -> None:
         self.ensemble, self.unit = ensemble.eval(), unit
         self.instrument_alpha, self.alpha = instrument_alpha, alpha
-        self.plain_alpha = None
+        self.plain_alpha = self.column_alphas = None
         # The columns are spared the pull: without them a slope would be pulled, too.
         holds_columns = bool(ensemble.networks[0].treatment_columns.any())
         self.shrinks = shrink_to == "regression" and holds_columns
@@ -121,7 +121,7 @@ class ExactStages:
                 groups=[slice(0, size), *columns],
             )
             self.column_alphas = ridges[0].unit.new_tensor(own)
-        elif not hasattr(self, "column_alphas"):
+        elif self.column_alphas is None:
             alpha = float(self.instrument_alpha)
             self.column_alphas = ridges[0].unit.new_full((n_columns,), alpha)
         for network, ridge in zip(networks, ridges, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import nn
@@ -27,7 +28,13 @@ from sklearn_cfll._iv_rows import MemberRows
 from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Steps
 from sklearn_cfll._iv_training import IVTraining
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import IN_X, numbers_wanted, read_column, read_weights
+from sklearn_cfll._validation import (
+    IN_X,
+    numbers_wanted,
+    read_column,
+    read_weights,
+    weighed_rows,
+)
 from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
 from sklearn_cfll.prox import AnnealedProx, Prox
 
@@ -58,17 +65,8 @@ def read_problem(
     endogenous = find_endogenous(estimator.endogenous, X.shape[1], names)
     Z, instrument_names = read_instruments(estimator, instruments, len(X))
     warn_of_other_rows(given, instruments)
-    weight = read_weights(sample_weight, X)
-    if weight is not None:
-        if not weight.any():
-            raise ValueError("sample_weight is zero for every row; give some a weight.")
-        used = weight > 0
-        if used.sum() < _FEWEST_ROWS:
-            raise ValueError(
-                f"X has {used.sum()} rows with a sample_weight above zero, where "
-                f"{_FEWEST_ROWS} are needed at least; give more rows a weight."
-            )
-        X, y, Z, weight = X[used], y[used], Z[used], weight[used]
+    weight = _usable_weights(sample_weight, X)
+    X, y, Z, weight = weighed_rows(X, y, Z, weight)
     check_endogenous(endogenous, X, names)
     columns = assign_columns(endogenous, X, Z, instrument_names)
     warn_of_copies(columns, X, y, Z)
@@ -90,6 +88,22 @@ def read_problem(
         device,
         resolve_dtype(estimator.dtype, len(X), device, defaults.FLOAT64_ROWS),
     )
+
+
+def _usable_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[Any] | None:
+    """Check weights, and that enough of them are above zero."""
+    weight = read_weights(sample_weight, X)
+    if weight is None:
+        return None
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row; give some a weight.")
+    n_used = np.count_nonzero(weight)
+    if n_used < _FEWEST_ROWS:
+        raise ValueError(
+            f"X has {n_used} rows with a sample_weight above zero, where "
+            f"{_FEWEST_ROWS} are needed at least; give more rows a weight."
+        )
+    return weight
 
 
 def start(estimator: Any, problem: IVProblem) -> IVEnsemble:

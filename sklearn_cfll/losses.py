@@ -82,8 +82,8 @@ def objective_of(loss: Tensor, objective: str | Callable[[Tensor], Tensor]) -> T
             "objective returned a tensor without a gradient, by which nothing would be "
             "learnt; compute it from the loss by torch's functions, without detach()."
         )
-    # The look waits for the device, which those that have a name need not.
-    if not isinstance(objective, str) and value.isnan() and not loss.isnan():
+    # On a GPU the look would wait for it in each step; there it ends as a divergence.
+    if loss.device.type == "cpu" and value.isnan() and not loss.isnan():
         raise ValueError(
             f"objective returned {value.item()} for a loss of {loss.item():.4g}; it "
             "must give a number for any loss above zero, a larger one for a larger "
