@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-# Up to here float64 costs little, since a step is made of overhead; and a small
-# table is where rounding shows.
-FLOAT64_ROWS = 1000
+# A small table is where rounding shows, and up to here float64 costs little.
+FLOAT64_ROWS = 300
 
 # From here on some rows are held out: they choose the epoch and the ridge, and
 # calibrate probabilities.

@@ -66,7 +66,7 @@ tol : float, default=1e-4
 scoring : str or callable, default=None
     Scorer of scikit-learn that early stopping watches, in place of the loss.
 dtype : {"auto", "float32", "float64"}, default="auto"
-    Precision of the backbone. "auto" is float64 for up to 1,000 rows, where it
+    Precision of the backbone. "auto" is float64 for up to 300 rows, where it
     costs little. The head is solved in float64 anyhow.
 device : str or torch.device, default="auto"
     "auto" takes CUDA, then MPS, then the CPU.

@@ -16,7 +16,7 @@ from sklearn_cfll._left_out import (
     moments_of_folds,
 )
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._stream import moments_over, stream
+from sklearn_cfll._stream import keep_features, moments_over, stream
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import (
@@ -200,6 +200,9 @@ def solve_head(
         ``alpha`` is not "auto".
     """
     net.module_.eval()
+    for rows in (problem.batches, problem.held_out_batches):
+        if rows is not None:
+            keep_features(net, rows)
     path = training_path(net, problem)
     automatic = isinstance(alpha, str)
     candidates = ALPHA_PATH if automatic else [alpha]

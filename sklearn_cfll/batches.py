@@ -47,6 +47,11 @@ class TensorBatches(Dataset):
         Of X, where the backbone takes another; None is ``dtype``.
     device : str or torch.device, default="cpu"
 
+    Attributes
+    ----------
+    features : Tensor of shape (n_samples, ..., d) or None
+        What a trained backbone gives for the rows, where it is kept for several passes.
+
     Yields
     ------
     batch : (dict, Tensor)
@@ -75,6 +80,7 @@ class TensorBatches(Dataset):
         self._source = share_memory(X)
         self._rows = None if rows is None else share_memory(rows)
         self._labels = labels
+        self.features: Tensor | None = None
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
         self.targets: Tensor | OneHot | None
@@ -253,7 +259,7 @@ class TensorBatches(Dataset):
         if targets is not None:
             lazy = isinstance(targets, OneHot)
             targets = targets.take(index) if lazy else targets[index]
-        return TensorBatches(
+        taken = TensorBatches(
             self._source,
             targets,
             None if self.sample_weight is None else self.sample_weight[index],
@@ -265,6 +271,9 @@ class TensorBatches(Dataset):
             input_dtype=self.input_dtype,
             device=self.device,
         )
+        if self.features is not None:
+            taken.features = self.features[index]
+        return taken
 
 
 def _rows_of(source: Tensor, index: Tensor) -> Tensor:

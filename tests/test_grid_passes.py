@@ -54,14 +54,37 @@ def fit(backbone, fields, **params):
     return CFLLRegressor(TorchBackbone(backbone), **settings).fit(*fields)
 
 
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Keep no features, as of many samples none are kept."""
+    monkeypatch.setattr("sklearn_cfll._stream._KEPT_NUMBERS", 0)
+
+
 @pytest.mark.parametrize("alpha", [1e-3, "auto"], ids=["given", "chosen"])
-def test_after_the_training_the_samples_pass_twice(watched, fields, alpha):
+def test_after_the_training_the_samples_pass_once(watched, fields, alpha):
+    # Two samples are tried before the training.
+    fit(watched, fields, alpha=alpha)
+    assert watched.seen == N_SAMPLES + 2
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("alpha", [1e-3, "auto"], ids=["given", "chosen"])
+def test_many_samples_pass_twice_after_the_training(watched, fields, alpha):
     # Once for the moments of the folds and of all, once for the errors left out; and
     # two samples are tried before the training.
     fit(watched, fields, alpha=alpha)
     assert watched.seen == 2 * N_SAMPLES + 2
 
 
+def test_kept_features_change_nothing(fields, monkeypatch):
+    kept = fit(Watched, fields)
+    monkeypatch.setattr("sklearn_cfll._stream._KEPT_NUMBERS", 0)
+    again = fit(Watched, fields)
+    assert_array_equal(kept.coef_, again.coef_)
+    assert kept.noise_ == again.noise_
+
+
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.parametrize("held_out", [False, True], ids=["folds", "held out"])
 def test_the_features_of_few_samples_are_held_at_once(
     watched, fields, monkeypatch, held_out
@@ -82,6 +105,7 @@ def test_the_features_of_few_samples_are_held_at_once(
     assert watched.seen > N_SAMPLES
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_of_many_samples_some_are_left_out_for_the_noise(watched, fields, monkeypatch):
     whole = fit(watched, fields)
     before = watched.seen

@@ -56,6 +56,15 @@ def calls(monkeypatch):
     return counted
 
 
+@pytest.mark.parametrize("shape", [TALL, SQUARE, WIDE], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_symmetric_product_is_the_general_one(shape, dtype):
+    rows = draw_problem(*shape)["features"].to(dtype)
+    product = torch.from_numpy(lapack.symmetric_product(rows.numpy()))
+    assert torch.equal(product, product.mT)
+    torch.testing.assert_close(product, rows.mT @ rows)
+
+
 # The same numbers -----------------------------------------------------------------
 
 

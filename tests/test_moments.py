@@ -34,6 +34,25 @@ def assert_same_moments(actual, expected, tolerance=1e-10):
         close(getattr(actual, name), value, tolerance)
 
 
+@pytest.fixture
+def several_threads():
+    threads = torch.get_num_threads()
+    yield lambda: torch.set_num_threads(2)
+    torch.set_num_threads(threads)
+
+
+def test_moments_are_the_same_on_several_threads(problem, several_threads):
+    on_one = moments_of(problem)
+    several_threads()
+    assert_same_moments(moments_of(problem), on_one, 1e-14)
+
+
+def test_what_moments_are_of_is_left_as_it_is(problem):
+    before = {name: values.clone() for name, values in problem.items()}
+    moments_of(problem)
+    assert all(torch.equal(problem[name], before[name]) for name in problem)
+
+
 def test_moments_are_the_weighted_centred_sums(problem):
     moments = moments_of(problem)
     features, targets = problem["features"].numpy(), problem["targets"].numpy()

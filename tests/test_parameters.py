@@ -164,9 +164,9 @@ def test_update_order_decides_the_loss_of_the_first_step(table):
     ("dtype", "n_samples", "expected"),
     [
         ("float32", 50, torch.float32),
-        ("float64", 1001, torch.float64),
-        ("auto", 1000, torch.float64),
-        ("auto", 1001, torch.float32),
+        ("float64", 301, torch.float64),
+        ("auto", 300, torch.float64),
+        ("auto", 301, torch.float32),
     ],
 )
 def test_dtype_of_the_backbone(dtype, n_samples, expected):

@@ -184,6 +184,26 @@ class _Rows:
         return factor if info == 0 else None
 
 
+def symmetric_product(rows: Array) -> Array:
+    """Product (d, d) of rows (n, d), transposed, with themselves.
+
+    Half of the operations of a general product.
+
+    Parameters
+    ----------
+    rows : float32 or float64 array of shape (n, d)
+
+    Returns
+    -------
+    product : array of shape (d, d)
+    """
+    product, _, _ = _ROUTINES[rows.dtype.char]
+    half = product(1.0, rows.T, trans=0, lower=1)  # with zeros in the other half
+    whole: Array = half + half.T
+    whole.reshape(-1)[:: len(whole) + 1] /= 2
+    return whole
+
+
 def _two_triangles(factor: Array, right_side: Array) -> Array:
     """Solve by a lower Cholesky factor, in its type of number."""
     _, _, solve = _ROUTINES[factor.dtype.char]
