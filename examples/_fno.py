@@ -66,6 +66,7 @@ def closed_form(n_modes, width=32, **params):
         "prox": (0.001, 0.01),
         "alpha": 1e-5,
         "lr": 0.01,
+        "lr_schedule": "cosine",
         "weight_decay": 0.1,
         "sample_norm": "relative",
         "net_params": {"objective": "log"},

@@ -51,7 +51,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "n_features": network.head.weight.shape[0],
         "n_outputs": network.head.weight.shape[1],
         "alpha": _alpha_in_training(estimator.alpha, network.head),
-        "prox": check_prox(estimator.prox, estimator.batch_size),
+        "prox": _prox(estimator, problem),
         "output_weight": estimator._output_weight,
         "update_order": estimator.update_order,
         "lr_schedule": schedule,
@@ -192,6 +192,13 @@ def _describe(backbone: Backbone) -> str:
         return type(backbone.module).__name__
     factory = getattr(backbone, "factory", None)
     return getattr(factory, "__name__", type(backbone).__name__)
+
+
+def _prox(estimator: Any, problem: Problem) -> str | float | tuple[float, float]:
+    if estimator.prox is None:
+        rows = problem.batches
+        return defaults.prox(rows.n_samples, problem.max_epochs, rows.n_batches)
+    return check_prox(estimator.prox, estimator.batch_size)
 
 
 def _alpha_in_training(alpha: Any, head: ClosedFormHead) -> float | Tensor:

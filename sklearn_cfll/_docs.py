@@ -19,12 +19,14 @@ alpha : float, array of shape (n_outputs,) or "auto", default="auto"
     Ridge of the head relative to the mean feature energy, so that one value serves
     every width and scale. "auto" takes 0.01 in the training and in the end the best
     of a path by the held-out rows, or by leave-one-out where there are none.
-prox : float, (start, end) or "auto", default=(1.0, 100.0)
+prox : float, (start, end), "auto" or None, default=None
     Pull of each minibatch's head to the last one, relative to the mean feature
     energy (the paper's lambda). A pair is annealed geometrically over the training:
-    fast learning first, averaging over many batches in the end. "auto" starts at 1
-    and follows the slope of an honest loss, that of each head on the batch after it;
-    it does as well as the default, at a quarter more of a step's time. 0 is for
+    fast learning first, averaging over many batches in the end. None is (1, 100),
+    and less in proportion where ``max_epochs`` makes fewer than 1,000 steps of it,
+    down to (0.3, 30): a short training can't afford to follow slowly. "auto" starts
+    at 1 and follows the slope of an honest loss, that of each head on the batch after
+    it; it does as well as (1, 100), at a quarter more of a step's time. 0 is for
     ``batch_size="full"`` alone: the deterministic method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
@@ -44,15 +46,19 @@ weight_decay : float, default=None
     Of the optimizer; None leaves it to the optimizer.
 optimizer_params : dict, default=None
     Further arguments of the optimizer.
-lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
-    Factor of the rate at each step; a callable gets the progress in [0, 1). A
+lr_schedule : {"cooldown", "cosine", "linear", "constant"} or callable, \
+default="cooldown"
+    Factor of the rate at each step. "cooldown" is one for the first half and then
+    falls to zero in a straight line, which short trainings gain from; the others do
+    as their names say, and a callable gets the progress in [0, 1). A
     skorch ``LRScheduler`` among the callbacks rules alone.
 batch_size : int, "auto" or "full", default="auto"
     Rows in a batch, evened out so that none is a small rest. "auto" makes about
     thirty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"
     takes all rows at each step.
 max_epochs : int or "auto", default="auto"
-    Passes over the rows. "auto" makes about 1,000 steps, in 8 to 100 epochs.
+    Passes over the rows. "auto" makes about 1,000 steps, in 8 to 100 epochs, and
+    30 epochs of up to 64 rows, which overfit sooner.
 early_stopping : bool or "auto", default="auto"
     Restore the epoch that is best on held-out rows, and stop after
     ``n_iter_no_change`` epochs without a better one. "auto" does so where ``X_val``

@@ -99,7 +99,7 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
         )
     max_epochs = estimator.max_epochs
     if max_epochs == "auto":
-        max_epochs = defaults.max_epochs(batches.n_batches)
+        max_epochs = defaults.max_epochs(len(train), batches.n_batches)
     unit = _unit(train.chosen(train.weight))
     return Problem(
         train,

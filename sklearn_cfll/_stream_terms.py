@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._validation import as_backbone, check_prox
 
 # Parameters that the first rows settle: later ones are read as these were.
@@ -27,7 +28,8 @@ def _auto_rate(progress: float) -> float:
 
 def as_streaming(estimator: Any, first: bool) -> Any:
     """Give a view of the estimator by which a chunk is trained on."""
-    prox = check_prox(estimator.prox, estimator.batch_size)
+    prox = defaults.PROX if estimator.prox is None else estimator.prox
+    prox = check_prox(prox, estimator.batch_size)
     params: dict[str, Any] = {
         # A stream has no end that schedules could go towards.
         "lr_schedule": _auto_rate if estimator.lr == "auto" else "constant",

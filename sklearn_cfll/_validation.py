@@ -225,7 +225,7 @@ def check_prox(prox: Any, batch_size: int | str) -> str | float | tuple[float, f
     """
     if isinstance(prox, str) and prox == "auto":
         return prox
-    wanted = "'auto', a number or a pair (start, end)"
+    wanted = "None, 'auto', a number or a pair (start, end)"
     pair = _as_floats(prox, "prox", wanted)
     if pair.shape not in ((), (2,)):
         raise ValueError(f"prox must be {wanted}, got {prox!r}.")

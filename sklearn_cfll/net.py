@@ -59,7 +59,8 @@ class CFLLNet(TrainingStep):
     update_order : {"head_first", "backbone_first"}, default="head_first"
         Whether a step solves the head before the backbone's gradient step, with one
         forward pass, or after it, with two (the paper's algorithm 1).
-    lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
+    lr_schedule : {"cooldown", "cosine", "linear", "constant"} or callable, \
+default="cooldown"
         Factor of the rate at a progress in [0, 1).
     batch_transform : callable, default=None
         ``f(X)``, which gives each training batch its augmented inputs, a Tensor of the
@@ -93,7 +94,7 @@ class CFLLNet(TrainingStep):
         output_weight: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         objective: str | Callable[[Tensor], Tensor] | None = None,
         update_order: str = "head_first",
-        lr_schedule: str | Callable[[float], float] = "cosine",
+        lr_schedule: str | Callable[[float], float] = "cooldown",
         batch_transform: Callable[[Tensor], Tensor] | None = None,
         train_score: Callable[..., Tensor] | None = None,
         valid_score: Callable[..., float] | None = None,

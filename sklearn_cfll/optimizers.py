@@ -254,7 +254,13 @@ def linear(progress: float) -> float:
     return 1 - progress
 
 
+def cooldown(progress: float) -> float:
+    """Stay at one for the first half, then fall to zero in a straight line."""
+    return min(1.0, 2 * (1 - progress))
+
+
 SCHEDULES: dict[str, Callable[[float], float] | None] = {
+    "cooldown": cooldown,
     "cosine": cosine,
     "linear": linear,
     "constant": None,

@@ -24,7 +24,7 @@ def invalid(name, value, wanted, *, make=regressor, shown=None):
 
 
 POSITIVE_PROX = (
-    r"a str among \{'auto'\}, a float in the range \[0\.0, inf\), an instance of "
+    r"None, a str among \{'auto'\}, a float in the range \[0\.0, inf\), an instance of "
     r"'tuple', an instance of "
     r"'list' or an instance of 'numpy\.ndarray'"
 )
@@ -84,7 +84,7 @@ OUT_OF_TABLE = [
 NOT_POSITIVE = (
     r"prox must be positive and finite, at its start and its end; got \({}\)\."
 )
-NO_PAIR = r"prox must be 'auto', a number or a pair \(start, end\), got {}\."
+NO_PAIR = r"prox must be None, 'auto', a number or a pair \(start, end\), got {}\."
 NO_ALPHAS = (
     r"alpha must be a number, 'auto' or one number for each output \(1 here\), got {}\."
 )

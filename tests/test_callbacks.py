@@ -90,7 +90,7 @@ def test_a_scheduler_of_skorch_rules_alone(table):
     model = regressor(callbacks=[schedule], lr=0.02, max_epochs=4)
     model, seen = watched(model, *table)
     assert_allclose(seen.lr, 0.02 * 0.5 ** np.repeat(range(4), 6), rtol=1e-12)
-    assert model.lr_schedule == "cosine"
+    assert model.lr_schedule == "cooldown"
 
 
 def test_a_scheduler_may_step_with_each_batch(table):

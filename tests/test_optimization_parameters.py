@@ -158,6 +158,7 @@ def test_lr_is_the_rate(table):
 
 
 SCHEDULES = {
+    "cooldown": lambda progress: np.minimum(1, 2 - 2 * progress),
     "cosine": lambda progress: (1 + np.cos(np.pi * progress)) / 2,
     "linear": lambda progress: 1 - progress,
     "constant": np.ones_like,
@@ -222,8 +223,8 @@ def test_max_epochs_are_run(table):
     assert regressor(max_epochs=4).fit(*table).n_iter_ == 4
 
 
-@pytest.mark.parametrize(("n_samples", "epochs"), [(40, 100), (2000, 16)])
-def test_automatic_epochs_make_a_thousand_steps(n_samples, epochs):
+@pytest.mark.parametrize(("n_samples", "epochs"), [(40, 30), (100, 100), (2000, 16)])
+def test_automatic_epochs_make_a_thousand_steps_of_many_rows(n_samples, epochs):
     X = np.random.default_rng(0).normal(size=(n_samples, 2))
     model = regressor(nn.Identity(), max_epochs="auto", early_stopping=False)
     assert model.fit(X, X[:, 0]).n_iter_ == epochs

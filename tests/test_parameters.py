@@ -83,6 +83,29 @@ def test_alpha_zero_on_plain_columns_is_least_squares(table):
     assert model.alpha_ == 0
 
 
+@pytest.mark.parametrize(
+    ("max_epochs", "share"),
+    [("auto", 1.0), (100, 1.0), (50, 0.5), (30, 0.3), (2, 0.3)],
+)
+def test_default_pull_is_weaker_in_shorter_trainings(max_epochs, share):
+    X = np.random.default_rng(0).normal(size=(320, 2))
+    model = regressor(batch_size=32, max_epochs=max_epochs, early_stopping=False)
+    # Ten batches an epoch, a hundred epochs of which are a thousand steps.
+    assert model.set_params(prox=None).fit(X, X[:, 0]).net_.prox == pytest.approx(
+        (share, 100 * share)
+    )
+
+
+def test_default_pull_of_few_rows_is_that_of_many():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    model = regressor(batch_size="auto", max_epochs="auto", prox=None)
+    assert model.fit(X, X[:, 0]).net_.prox == (1.0, 100.0)
+
+
+def test_given_pull_stays_in_short_trainings(table):
+    assert regressor(prox=(2, 50), max_epochs=1).fit(*table).net_.prox == (2.0, 50.0)
+
+
 def test_alpha_of_one_output_changes_that_output_alone(table):
     X, y = table
     targets = np.c_[y, X[:, 1] - y]

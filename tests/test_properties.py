@@ -47,7 +47,7 @@ def weights(n):
 parameters = st.fixed_dictionaries(
     {
         "alpha": st.sampled_from(["auto", 0.0, 1e-12, 0.01, 10.0]),
-        "prox": st.sampled_from([(1.0, 100.0), "auto", 1e-6, 1.0, (100.0, 0.1)]),
+        "prox": st.sampled_from([None, (1.0, 100.0), "auto", 1e-6, 1.0, (100.0, 0.1)]),
         "update_order": st.sampled_from(["head_first", "backbone_first"]),
         "optimizer": st.sampled_from(["adamw", "sgd", "rmsprop", "lbfgs"]),
         "lr": st.sampled_from(["auto", 1e-4, 1.0, 1e3]),

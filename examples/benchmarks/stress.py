@@ -63,11 +63,11 @@ BACKBONES = {
 
 SETTINGS = {
     "alpha": ["auto", "auto", 0.0, 1e-12, 1e-2, 1e3],
-    "prox": [(1.0, 100.0), "auto", 1e-8, 1e-3, 1.0, 1e6, (1e-3, 1e3)],
+    "prox": [None, (1.0, 100.0), "auto", 1e-8, 1e-3, 1.0, 1e6, (1e-3, 1e3)],
     "update_order": ["head_first", "backbone_first"],
     "optimizer": ["adamw", "adamw", "sgd", "rmsprop", "adagrad", "nadam", "lbfgs"],
     "lr": ["auto", "auto", 1e-6, 1e-2, 1.0, 100.0, 1e6],
-    "lr_schedule": ["cosine", "linear", "constant"],
+    "lr_schedule": ["cooldown", "cosine", "linear", "constant"],
     "batch_size": ["auto", "full", 1, 2, 7, 32],
     "max_epochs": [1, 2, 5, 12],
     "early_stopping": ["auto", True, False],
