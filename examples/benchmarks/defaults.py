@@ -27,6 +27,11 @@ SETTINGS = {
     "width=128": {"backbone": MLP(width=128)},
     "dropout=0.1": {"backbone": MLP(dropout=0.1)},
     "lr=0.01": {"lr": 0.01},
+    "cosine": {"lr_schedule": "cosine"},
+    "prox=(1, 100)": {"prox": (1, 100)},
+    "cosine, prox=(1, 100)": {"lr_schedule": "cosine", "prox": (1, 100)},
+    "100 epochs": {"max_epochs": 100},
+    "50 epochs": {"max_epochs": 50},
     "alpha=0.1": {"alpha": 0.1},
 }
 MEASURES = ["error", "log_loss", "seconds"]
@@ -34,8 +39,10 @@ MEASURES = ["error", "log_loss", "seconds"]
 
 def parse_arguments(arguments=None):
     """Read the command line."""
-    parsed = settings_parser(__doc__, SETTINGS).parse_args(arguments)
-    parsed.max_epochs = "auto"
+    parser = settings_parser(__doc__, SETTINGS)
+    parser.add_argument("--epochs", type=int, help="of each fit; default: automatic")
+    parsed = parser.parse_args(arguments)
+    parsed.max_epochs = parsed.epochs or "auto"
     if parsed.quick:
         look_quickly(parsed)
         parsed.max_epochs, parsed.settings = 3, ["default", "width=128"]
