@@ -85,8 +85,9 @@ def test_some_rows_choose_the_ridge_of_many_outputs(
     monkeypatch.setattr(_final, "_MOST_LEFT_OUT", 13 * 90)
     monkeypatch.setattr(_final, "_LEAST_SAMPLE", 90)
     sampled = fitted.refit_head(X, new_targets)
-    ratio = np.log10(sampled.alpha_ / exact.alpha_)
-    assert np.abs(ratio).max() <= 1.001
+    # Two values a decade; an output that hardly depends on its ridge may move further.
+    steps = 2 * np.abs(np.log10(sampled.alpha_ / exact.alpha_))
+    assert np.mean(steps < 1.001) > 0.9
     assert sampled.score(X, new_targets) > 0.98 * exact.score(X, new_targets)
 
 
