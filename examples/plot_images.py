@@ -124,6 +124,8 @@ def closed_form(epochs, seed):
         TorchBackbone(network),
         batch_size=BATCH,
         max_epochs=epochs,
+        prox=(1, 100),
+        lr_schedule="cosine",
         net_params={"batch_transform": shifted},
         random_state=seed,
     )

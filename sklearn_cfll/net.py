@@ -154,6 +154,16 @@ default="cooldown"
             )
         return self
 
+    def initialize_criterion(self, *args: Any, **kwargs: Any) -> CFLLNet:
+        """Make the loss, once it is known to be one."""
+        if not callable(self.criterion):
+            raise TypeError(
+                "criterion must be a torch.nn.Module or what makes one, which gives the "
+                f"loss of predictions and targets; got {self.criterion!r}."
+            )
+        super().initialize_criterion(*args, **kwargs)
+        return self
+
     def torch_compile(self, module: Any, name: str) -> Any:
         """Compile the backbone in place, which keeps the names of its state."""
         if self.compile and isinstance(module, Network):

@@ -177,6 +177,12 @@ BY_THE_PACKAGE = [
         r"__init__\(\) got unexpected argument\(s\) iterator_trian\. .*",
         params={"net_params": {"iterator_trian": None}},
     ),
+    case(
+        "criterion that is none",
+        TypeError,
+        r"criterion must be a torch\.nn\.Module or what makes one, .*; got 1\.",
+        params={"net_params": {"criterion": 1}},
+    ),
     *[
         case(
             f"{name} among the net's arguments",
