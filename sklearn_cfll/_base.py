@@ -99,10 +99,11 @@ class BaseCFLL(Predicting):
                 self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
             problem = state_problem(self, train, held_out)
             device = problem.batches.device
-            with lapack_on_one_thread(), seeded(problem.seed, device):
-                net = build_net(self, problem, self.net_.module_ if again else None)
-                net.fit(problem.batches, None)
-            self._finish(net, problem)
+            with lapack_on_one_thread():
+                with seeded(problem.seed, device):
+                    net = build_net(self, problem, self.net_.module_ if again else None)
+                    net.fit(problem.batches, None)
+                self._finish(net, problem)
         return self
 
     def _read_held_out(self, X: Any, y: Any, sample_weight: Any) -> Rows | None:
@@ -204,5 +205,6 @@ class BaseCFLL(Predicting):
         raise NotImplementedError
 
     store_loo: bool = False
+    _begins_stream: bool = False
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None

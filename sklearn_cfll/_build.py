@@ -196,8 +196,8 @@ def _describe(backbone: Backbone) -> str:
 
 def _prox(estimator: Any, problem: Problem) -> str | float | tuple[float, float]:
     if estimator.prox is None:
-        rows = problem.batches
-        return defaults.prox(rows.n_samples, problem.max_epochs, rows.n_batches)
+        n_batches = problem.batches.n_batches
+        return defaults.prox(problem.max_epochs, problem.usual_epochs, n_batches)
     return check_prox(estimator.prox, estimator.batch_size)
 
 

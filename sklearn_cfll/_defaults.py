@@ -16,7 +16,7 @@ ALPHA_IN_TRAINING = 1e-2
 
 # Tables of this size are trained on all rows at each step, so that integer weights
 # equal repeated rows.
-_FULL_BATCH_ROWS = 64
+FULL_BATCH_ROWS = 64
 _FULL_BATCH_EPOCHS = 30
 
 # Pull of each head to the last one: fast learning first, averages in the end.
@@ -29,23 +29,23 @@ _LEAST_PULL = 0.3
 
 def batch_size(n_samples: int) -> int:
     """Rows in a batch: about thirty batches an epoch, from 32 to 256 rows."""
-    if n_samples <= _FULL_BATCH_ROWS:
+    if n_samples <= FULL_BATCH_ROWS:
         return n_samples
     return min(256, max(32, 2 ** round(math.log2(n_samples / 32))))
 
 
-def max_epochs(n_samples: int, n_batches: int) -> int:
+def max_epochs(n_batches: int, *, few_rows: bool = False) -> int:
     """Epochs: a thousand steps or so, from 8 epochs on large tables to 100.
 
     The smallest tables, which overfit the soonest, get 30.
     """
-    if n_samples <= _FULL_BATCH_ROWS:
+    if few_rows:
         return _FULL_BATCH_EPOCHS
     return min(100, max(8, math.ceil(_USUAL_STEPS / n_batches)))
 
 
-def prox(n_samples: int, n_epochs: int, n_batches: int) -> tuple[float, float]:
+def prox(n_epochs: int, usual_epochs: int, n_batches: int) -> tuple[float, float]:
     """Pull at the start and at the end: weaker in a training that is cut short."""
-    usual = min(_USUAL_STEPS, n_batches * max_epochs(n_samples, n_batches))
+    usual = min(_USUAL_STEPS, n_batches * usual_epochs)
     share = min(1.0, max(_LEAST_PULL, n_epochs * n_batches / usual))
     return share * PROX[0], share * PROX[1]

@@ -23,8 +23,9 @@ prox : float, (start, end), "auto" or None, default=None
     Pull of each minibatch's head to the last one, relative to the mean feature
     energy (the paper's lambda). A pair is annealed geometrically over the training:
     fast learning first, averaging over many batches in the end. None is (1, 100),
-    and less in proportion where ``max_epochs`` makes fewer than 1,000 steps of it,
-    down to (0.3, 30): a short training can't afford to follow slowly. "auto" starts
+    and less in proportion where ``max_epochs`` makes fewer steps than "auto" would, at
+    most 1,000, down to (0.3, 30): a short training can't afford to follow slowly. In a
+    stream it is 100. "auto" starts
     at 1 and follows the slope of an honest loss, that of each head on the batch after
     it; it does as well as (1, 100), at a quarter more of a step's time. 0 is for
     ``batch_size="full"`` alone: the deterministic method, each head exact.
@@ -58,7 +59,7 @@ batch_size : int, "auto" or "full", default="auto"
     takes all rows at each step.
 max_epochs : int or "auto", default="auto"
     Passes over the rows. "auto" makes about 1,000 steps, in 8 to 100 epochs, and
-    30 epochs of up to 64 rows, which overfit sooner.
+    30 epochs of up to 64 rows of a table, which overfit sooner.
 early_stopping : bool or "auto", default="auto"
     Restore the epoch that is best on held-out rows, and stop after
     ``n_iter_no_change`` epochs without a better one. "auto" does so where ``X_val``

@@ -159,7 +159,7 @@ def fit_logistic(train: ClassRows, held_out: ClassRows, n_outputs: int) -> Linea
     Returns
     -------
     logits : LinearLogits
-        Of finite log loss on the held-out rows; zero where no ridge has such.
+        Of finite log loss on the held-out rows; zero where the first ridge has none.
     """
     mean = train.weight @ train.features / train.weight.sum()
     loss = PenalisedLogLoss(train._replace(features=train.features - mean), n_outputs)

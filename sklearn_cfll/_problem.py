@@ -31,7 +31,8 @@ class Problem:
     batches, held_out_batches : TensorBatches
         The same rows, encoded, on the device.
     seed : int
-    max_epochs : int
+    max_epochs, usual_epochs : int
+        As asked for, and what "auto" would be.
     unit : float
         One unit of the user's weights in terms of the batches' weights.
     removed : float
@@ -48,6 +49,7 @@ class Problem:
     held_out_batches: TensorBatches | None
     seed: int
     max_epochs: int
+    usual_epochs: int
     unit: float
     removed: float
     fold_moments: list[AnyMoments] | None = None
@@ -97,9 +99,12 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             # Of images and fields no more than the training holds at once.
             batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
+    few_rows = len(train) <= defaults.FULL_BATCH_ROWS and train.X.ndim == 2
+    # A stream builds on the features that its first chunk has formed.
+    few_rows = few_rows and not estimator._begins_stream
+    usual_epochs = defaults.max_epochs(batches.n_batches, few_rows=few_rows)
     max_epochs = estimator.max_epochs
-    if max_epochs == "auto":
-        max_epochs = defaults.max_epochs(len(train), batches.n_batches)
+    max_epochs = usual_epochs if max_epochs == "auto" else int(max_epochs)
     unit = _unit(train.chosen(train.weight))
     return Problem(
         train,
@@ -107,7 +112,8 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
         batches,
         held_out_batches,
         seed,
-        int(max_epochs),
+        max_epochs,
+        usual_epochs,
         unit,
         np.inf if estimator._weights_are_relative else unit,
     )

@@ -58,8 +58,12 @@ def keep_features(net: CFLLNet, batches: TensorBatches) -> None:
     """
     numbers = points_of(batches) * net.module_.head.weight.shape[0]
     if batches.features is None and batches.n_samples * numbers <= _KEPT_NUMBERS:
-        parts = [features for features, _ in _features(net, batches)]
-        batches.features = torch.cat(parts)
+        kept: Tensor | None = None
+        for features, rows in _features(net, batches):
+            if kept is None:
+                kept = features.new_empty((batches.n_samples, *features.shape[1:]))
+            kept[rows] = features
+        batches.features = kept
 
 
 def moments_over(net: CFLLNet, batches: TensorBatches) -> AnyMoments:

@@ -38,7 +38,7 @@ def as_streaming(estimator: Any, first: bool) -> Any:
     }
     if first:
         view = copy.copy(estimator)
-        view.__dict__.update(early_stopping=False, **params)
+        view.__dict__.update(early_stopping=False, _begins_stream=True, **params)
         return view
     if isinstance(estimator.random_state, Integral):
         entropy = [int(estimator.random_state), estimator._sums.n_calls]

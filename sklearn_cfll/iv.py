@@ -88,7 +88,8 @@ class CFLLIVRegressor(RegressorMixin, IVResults):
         and None with others.
     optimizer_params : dict, default=None
         Further arguments of the optimizer.
-    lr_schedule : {"cosine", "linear", "constant"} or callable, default="cosine"
+    lr_schedule : {"cosine", "cooldown", "linear", "constant"} or callable, \
+default="cosine"
         As in :class:`CFLLRegressor`.
     batch_size : int, "auto" or "full", default="auto"
         Rows in a batch. "auto" takes a quarter of the rows, from 64 to 400. "full",

@@ -158,8 +158,8 @@ default="cooldown"
         """Make the loss, once it is known to be one."""
         if not callable(self.criterion):
             raise TypeError(
-                "criterion must be a torch.nn.Module or what makes one, which gives the "
-                f"loss of predictions and targets; got {self.criterion!r}."
+                "criterion must be a torch.nn.Module or what makes one, which gives "
+                f"the loss of predictions and targets; got {self.criterion!r}."
             )
         super().initialize_criterion(*args, **kwargs)
         return self

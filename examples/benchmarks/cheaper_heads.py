@@ -108,7 +108,7 @@ def half_batches(epochs):
 
     def parameters(n_rows):
         size = batch_size(n_rows)
-        whole = max_epochs(n_rows, -(-n_rows // size))
+        whole = max_epochs(-(-n_rows // size))
         return {"batch_size": size // 2, "max_epochs": max(1, round(epochs * whole))}
 
     return parameters

@@ -70,7 +70,14 @@ STYLES = dict(zip(METHODS, ("C0-o", "C1-s", "C2--^"), strict=True))
 def run_cfll(split, optimizer, lr, epochs, seed):
     """Return the test error of CFLL, and how often it went back to half the rate."""
     kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
-    model = kind(optimizer=optimizer, lr=lr, max_epochs=epochs, random_state=seed)
+    model = kind(
+        optimizer=optimizer,
+        lr=lr,
+        lr_schedule="cosine",
+        prox=(1, 100),
+        max_epochs=epochs,
+        random_state=seed,
+    )
     X_val, y_val = split.validation
     try:
         with warnings.catch_warnings():

@@ -13,8 +13,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
+from torch import Tensor
 
 from sklearn_cfll.functional.systems import MANY_PRODUCTS, safe_in_float32
 
@@ -182,6 +184,30 @@ class _Rows:
         gram.T.reshape(-1)[:: len(gram) + 1] += self.shift
         factor, info = factorise(gram, lower=1, clean=0, overwrite_a=1)
         return factor if info == 0 else None
+
+
+def gram_of(features: Tensor) -> Tensor:
+    """Product (d, d) of features (n, d), transposed, with themselves.
+
+    MKL takes all operations of a general product, BLAS's own routine half of them;
+    where torch has several threads these make up for it. What may be differentiated, or
+    mapped over, goes by torch.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+
+    Returns
+    -------
+    gram : Tensor of shape (d, d)
+    """
+    watched = torch.is_grad_enabled() or features.requires_grad
+    plain = features.ndim == 2 and features.is_cpu and features.numel() > 0
+    if watched or not plain or features.dtype != torch.float64:
+        return features.mT @ features
+    if torch.get_num_threads() > 1 or len(features) < features.shape[1]:
+        return features.mT @ features
+    return torch.from_numpy(symmetric_product(features.numpy()))
 
 
 def symmetric_product(rows: Array) -> Array:

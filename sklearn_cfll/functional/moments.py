@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.lapack import symmetric_product
+from sklearn_cfll.functional.lapack import gram_of
 from sklearn_cfll.functional.ridge import like, wide_dtype
 
 
@@ -44,8 +44,7 @@ class Moments:
     ) -> Moments:
         """Moments of one batch: features (n, d), targets (n, k)."""
         wide = wide_dtype(features.device)
-        # One copy, and the rest in place: fresh memory costs as much as the product.
-        features, targets = features.to(wide, copy=True), targets.to(wide, copy=True)
+        features, targets = features.to(wide), targets.to(wide)
         if sample_weight is None:
             weight = features.new_ones(features.shape[0])
         else:
@@ -54,15 +53,15 @@ class Moments:
         weight_sum = weight.sum()
         share = weight / weight_sum.clamp_min(torch.finfo(wide).tiny)
         feature_mean, target_mean = share @ features, share @ targets
-        features, targets = features.sub_(feature_mean), targets.sub_(target_mean)
+        features, targets = features - feature_mean, targets - target_mean
         if sample_weight is not None:
             root = weight.sqrt()[:, None]
-            features, targets = features.mul_(root), targets.mul_(root)
+            features, targets = features * root, targets * root
         return cls(
             weight_sum,
             feature_mean,
             target_mean,
-            _gram(features),
+            gram_of(features),
             features.mT @ targets,
             (targets * targets).sum(0),
         )
@@ -196,18 +195,6 @@ class Moments:
         square = self.gram.diagonal().sum() / self.weight_sum_or_tiny
         square = square + self.feature_mean @ self.feature_mean
         return (square + 1) / (self.feature_mean.shape[0] + 1)
-
-
-def _gram(features: Tensor) -> Tensor:
-    """Product (d, d) of features (n, d) with themselves.
-
-    MKL takes all the operations of a general product, BLAS's own routine half of them;
-    where torch has several threads they make up for it.
-    """
-    plain = features.ndim == 2 and features.is_cpu and not features.requires_grad
-    if plain and features.dtype == torch.float64 and torch.get_num_threads() == 1:
-        return torch.from_numpy(symmetric_product(features.numpy()))
-    return features.mT @ features
 
 
 class RidgePath:
