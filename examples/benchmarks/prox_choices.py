@@ -1,6 +1,6 @@
 """Whether a batch chooses its own pull to the last head well.
 
-During fits by the default rule, at steps of the first epoch and of later ones: the
+During fits by the rule (1, 100), at steps of the first epoch and of later ones: the
 `prox` of the least generalized cross-validation (GCV), that of the least leave-one-out
 error (LOO), and that of the head which is best on held-out rows. All three for the
 batch that is trained on, and for as many held-out rows in its place, which the

@@ -1,9 +1,10 @@
 """Ways to set the pull to the last head: annealed, prequential, cross-validated.
 
 `prox` says how strongly the head that is solved on a batch is pulled to the last one.
-The rules compared, with all else at the estimators' defaults:
+The rules compared, with a cosine schedule and all else at the
+estimators' defaults:
 
-- `(1, 100)`: annealed from 1 to 100, the default.
+- `(1, 100)`: annealed from 1 to 100, as by default in trainings of full length.
 - `"auto"`: prequential; log prox follows how well each head predicts the next batch.
 - GCV: the batch itself chooses, by generalized cross-validation over a grid.
 - LOO: likewise, by exact leave-one-out.
@@ -142,6 +143,7 @@ RULES = {
 
 def fit(split, seed, **parameters):
     """Return an estimator, fitted with the validation rows held out."""
+    parameters = {"prox": (1, 100), "lr_schedule": "cosine", **parameters}
     kind = CFLLRegressor if split.task == "regression" else CFLLClassifier
     X_val, y_val = split.validation
     model = kind(random_state=seed, **parameters)
