@@ -15,6 +15,7 @@ ORDER = [
     "datasets",
     "functional.systems",
     "functional.lapack",
+    "functional.gram",
     "functional.outputs",
     "functional.ridge",
     "functional.proximal",

@@ -34,40 +34,6 @@ def assert_same_moments(actual, expected, tolerance=1e-10):
         close(getattr(actual, name), value, tolerance)
 
 
-@pytest.fixture
-def several_threads():
-    threads = torch.get_num_threads()
-    yield lambda: torch.set_num_threads(2)
-    torch.set_num_threads(threads)
-
-
-def test_moments_are_the_same_on_several_threads(problem, several_threads):
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        on_one = moments_of(problem)
-        several_threads()
-        assert_same_moments(moments_of(problem), on_one, 1e-14)
-
-
-# torch loads its rules for forward derivatives by what it deprecates itself.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-def test_moments_can_be_differentiated_by_all_they_are_of(problem):
-    inputs = [values[:6].clone().requires_grad_() for values in problem.values()]
-
-    def gram_and_cross(*values):
-        moments = Moments.of(*values)
-        return moments.gram, moments.cross
-
-    assert torch.autograd.gradcheck(gram_and_cross, inputs, check_forward_ad=True)
-
-
-def test_moments_can_be_mapped_over(problem):
-    features = torch.stack([problem["features"], 2 * problem["features"]])
-    grams = torch.func.vmap(lambda each: Moments.of(each, problem["targets"]).gram)
-    expected = [Moments.of(each, problem["targets"]).gram for each in features]
-    close(grams(features), torch.stack(expected))
-
-
 def test_what_moments_are_of_is_left_as_it_is(problem):
     before = {name: values.clone() for name, values in problem.items()}
     moments_of(problem)

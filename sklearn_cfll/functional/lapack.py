@@ -1,8 +1,8 @@
-"""The proximal update of one batch on the CPU, by BLAS and LAPACK themselves.
+"""Gram matrices and the proximal update on the CPU, by BLAS and LAPACK themselves.
 
-It is :mod:`sklearn_cfll.functional.ridge` in a dozen calls in place of some hundred
-tensor operations, which is what counts in small batches. In large ones it is that the
-symmetric product takes half the operations of a general one.
+The update is :mod:`sklearn_cfll.functional.ridge` in a dozen calls in place of some
+hundred tensor operations, which is what counts in small batches. In large ones it is
+that the symmetric product takes half the operations of a general one.
 
 BLAS counts columns first, so that it is given all matrices transposed.
 """
@@ -13,10 +13,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
-from torch import Tensor
 
 from sklearn_cfll.functional.systems import MANY_PRODUCTS, safe_in_float32
 
@@ -184,30 +182,6 @@ class _Rows:
         gram.T.reshape(-1)[:: len(gram) + 1] += self.shift
         factor, info = factorise(gram, lower=1, clean=0, overwrite_a=1)
         return factor if info == 0 else None
-
-
-def gram_of(features: Tensor) -> Tensor:
-    """Product (d, d) of features (n, d), transposed, with themselves.
-
-    MKL takes all operations of a general product, BLAS's own routine half of them;
-    where torch has several threads these make up for it. What may be differentiated, or
-    mapped over, goes by torch.
-
-    Parameters
-    ----------
-    features : Tensor of shape (n, d)
-
-    Returns
-    -------
-    gram : Tensor of shape (d, d)
-    """
-    watched = torch.is_grad_enabled() or features.requires_grad
-    plain = features.ndim == 2 and features.is_cpu and features.numel() > 0
-    if watched or not plain or features.dtype != torch.float64:
-        return features.mT @ features
-    if torch.get_num_threads() > 1 or len(features) < features.shape[1]:
-        return features.mT @ features
-    return torch.from_numpy(symmetric_product(features.numpy()))
 
 
 def symmetric_product(rows: Array) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.lapack import gram_of
+from sklearn_cfll.functional.gram import gram_of
 from sklearn_cfll.functional.ridge import like, wide_dtype
 
 

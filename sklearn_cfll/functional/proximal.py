@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional import lapack
+from sklearn_cfll.functional.gram import is_plain
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 from sklearn_cfll.functional.systems import MANY_PRODUCTS
-
-# What NumPy has, too.
-_REAL = (torch.float32, torch.float64)
 
 
 def proximal_update(
@@ -149,7 +147,4 @@ def _suits_lapack(
         if sample_weight.ndim != 1:
             return False
         tensors.append(sample_weight)
-    return all(
-        tensor.is_cpu and not tensor.requires_grad and tensor.dtype in _REAL
-        for tensor in tensors
-    )
+    return all(map(is_plain, tensors))
