@@ -205,6 +205,5 @@ class BaseCFLL(Predicting):
         raise NotImplementedError
 
     store_loo: bool = False
-    _begins_stream: bool = False
     _kind_of_targets: Any
     _train_score: Callable[..., Tensor] | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._grids import misfit
-from sklearn_cfll._problem import Problem, missing_targets
+from sklearn_cfll._problem import Problem, missing_targets, usual_epochs
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
 from sklearn_cfll.batches import TensorBatches
@@ -196,8 +196,9 @@ def _describe(backbone: Backbone) -> str:
 
 def _prox(estimator: Any, problem: Problem) -> str | float | tuple[float, float]:
     if estimator.prox is None:
-        n_batches = problem.batches.n_batches
-        return defaults.prox(problem.max_epochs, problem.usual_epochs, n_batches)
+        batches = problem.batches
+        usual = usual_epochs(batches)
+        return defaults.prox(problem.max_epochs, usual, batches.n_batches)
     return check_prox(estimator.prox, estimator.batch_size)
 
 

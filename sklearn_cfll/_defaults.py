@@ -17,7 +17,9 @@ ALPHA_IN_TRAINING = 1e-2
 # Tables of this size are trained on all rows at each step, so that integer weights
 # equal repeated rows.
 FULL_BATCH_ROWS = 64
-_FULL_BATCH_EPOCHS = 30
+
+# They have no held-out rows, and overfit the soonest.
+FULL_BATCH_EPOCHS = 30
 
 # Pull of each head to the last one: fast learning first, averages in the end.
 PROX = (1.0, 100.0)
@@ -34,13 +36,8 @@ def batch_size(n_samples: int) -> int:
     return min(256, max(32, 2 ** round(math.log2(n_samples / 32))))
 
 
-def max_epochs(n_batches: int, *, few_rows: bool = False) -> int:
-    """Epochs: a thousand steps or so, from 8 epochs on large tables to 100.
-
-    The smallest tables, which overfit the soonest, get 30.
-    """
-    if few_rows:
-        return _FULL_BATCH_EPOCHS
+def max_epochs(n_batches: int) -> int:
+    """Epochs: a thousand steps or so, from 8 epochs on large tables to 100."""
     return min(100, max(8, math.ceil(_USUAL_STEPS / n_batches)))
 
 

@@ -31,8 +31,7 @@ class Problem:
     batches, held_out_batches : TensorBatches
         The same rows, encoded, on the device.
     seed : int
-    max_epochs, usual_epochs : int
-        As asked for, and what "auto" would be.
+    max_epochs : int
     unit : float
         One unit of the user's weights in terms of the batches' weights.
     removed : float
@@ -49,7 +48,6 @@ class Problem:
     held_out_batches: TensorBatches | None
     seed: int
     max_epochs: int
-    usual_epochs: int
     unit: float
     removed: float
     fold_moments: list[AnyMoments] | None = None
@@ -88,7 +86,7 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
     batches = place.batches(
         train,
         estimator._encode,
-        batch_size=_batch_size(estimator.batch_size, len(train)),
+        batch_size=batch_size_of(estimator.batch_size, len(train)),
         generator=torch.Generator().manual_seed(seed),
     )
     held_out_batches = None
@@ -99,24 +97,26 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             # Of images and fields no more than the training holds at once.
             batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
-    few_rows = len(train) <= defaults.FULL_BATCH_ROWS and train.X.ndim == 2
-    # A stream builds on the features that its first chunk has formed.
-    few_rows = few_rows and not estimator._begins_stream
-    usual_epochs = defaults.max_epochs(batches.n_batches, few_rows=few_rows)
-    max_epochs = estimator.max_epochs
-    max_epochs = usual_epochs if max_epochs == "auto" else int(max_epochs)
     unit = _unit(train.chosen(train.weight))
+    epochs = estimator.max_epochs
     return Problem(
         train,
         held_out,
         batches,
         held_out_batches,
         seed,
-        max_epochs,
-        usual_epochs,
+        usual_epochs(batches) if epochs == "auto" else int(epochs),
         unit,
         np.inf if estimator._weights_are_relative else unit,
     )
+
+
+def usual_epochs(batches: TensorBatches) -> int:
+    """Tell what "auto" means for the number of epochs."""
+    rows_of_table = len(batches.sample_shape) == 1
+    if rows_of_table and batches.n_samples <= defaults.FULL_BATCH_ROWS:
+        return defaults.FULL_BATCH_EPOCHS
+    return defaults.max_epochs(batches.n_batches)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _holds_out(estimator: Any, n_samples: int) -> bool:
     return bool(estimator.early_stopping)
 
 
-def _batch_size(batch_size: int | str, n_samples: int) -> int:
+def batch_size_of(batch_size: int | str, n_samples: int) -> int:
     if batch_size == "full":
         return n_samples
     if batch_size == "auto":

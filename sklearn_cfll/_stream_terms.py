@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from numbers import Integral
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from sklearn_cfll import _defaults as defaults
+from sklearn_cfll._problem import batch_size_of
 from sklearn_cfll._validation import as_backbone, check_prox
 
 # Parameters that the first rows settle: later ones are read as these were.
@@ -26,19 +28,19 @@ def _auto_rate(progress: float) -> float:
     return 0.25
 
 
-def as_streaming(estimator: Any, first: bool) -> Any:
-    """Give a view of the estimator by which a chunk is trained on."""
+def as_streaming(estimator: Any, n_rows: int, first: bool) -> Any:
+    """Give a view of the estimator by which a chunk of rows is trained on."""
     prox = defaults.PROX if estimator.prox is None else estimator.prox
     prox = check_prox(prox, estimator.batch_size)
     params: dict[str, Any] = {
         # A stream has no end that schedules could go towards.
         "lr_schedule": _auto_rate if estimator.lr == "auto" else "constant",
         "prox": prox[1] if isinstance(prox, tuple) else prox,
-        "max_epochs": _epochs_of_stream(estimator, first),
+        "max_epochs": _epochs_of_stream(estimator, n_rows, first),
     }
     if first:
         view = copy.copy(estimator)
-        view.__dict__.update(early_stopping=False, _begins_stream=True, **params)
+        view.__dict__.update(early_stopping=False, **params)
         return view
     if isinstance(estimator.random_state, Integral):
         entropy = [int(estimator.random_state), estimator._sums.n_calls]
@@ -47,11 +49,15 @@ def as_streaming(estimator: Any, first: bool) -> Any:
     return estimator._as_trained(**params)
 
 
-def _epochs_of_stream(estimator: Any, first: bool) -> Any:
+def _epochs_of_stream(estimator: Any, n_rows: int, first: bool) -> int:
     if estimator.stream_epochs != "auto":
         return int(estimator.stream_epochs)
+    if first and estimator.max_epochs == "auto":
+        # Few rows, too, are gone through often: later chunks build on their features.
+        size = batch_size_of(estimator.batch_size, n_rows)
+        return defaults.max_epochs(math.ceil(n_rows / size))
     if first:
-        return estimator.max_epochs
+        return int(estimator.max_epochs)
     return _LATER_PASSES if estimator._sums.streamed else 0
 
 

@@ -106,7 +106,7 @@ class Streaming(BaseCFLL):
             self._meet_targets(train, first)
             refuse_on_grid(self, "partial_fit")
             self._look_at_scales(train, first)
-            view = as_streaming(self, first)
+            view = as_streaming(self, len(train), first)
             problem = state_problem(view, train, None)
             before = None if first else self._before(problem)
             with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):

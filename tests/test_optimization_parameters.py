@@ -223,11 +223,31 @@ def test_max_epochs_are_run(table):
     assert regressor(max_epochs=4).fit(*table).n_iter_ == 4
 
 
-@pytest.mark.parametrize(("n_samples", "epochs"), [(40, 30), (100, 100), (2000, 16)])
-def test_automatic_epochs_make_a_thousand_steps_of_many_rows(n_samples, epochs):
-    X = np.random.default_rng(0).normal(size=(n_samples, 2))
-    model = regressor(nn.Identity(), max_epochs="auto", early_stopping=False)
-    assert model.fit(X, X[:, 0]).n_iter_ == epochs
+def automatic_epochs(method, *shape):
+    """Count the epochs of the first rows, each of the given shape."""
+    X = np.random.default_rng(0).normal(size=shape)
+    model = regressor(
+        nn.Flatten(), max_epochs="auto", batch_size="auto", early_stopping=False
+    )
+    return getattr(model, method)(X, X.reshape(len(X), -1)[:, 0]).n_iter_
+
+
+@pytest.mark.parametrize(("n_samples", "epochs"), [(65, 100), (2000, 32)])
+def test_automatic_epochs_make_a_thousand_steps(n_samples, epochs):
+    assert automatic_epochs("fit", n_samples, 2) == epochs
+
+
+@pytest.mark.parametrize("n_samples", [5, 64])
+def test_of_the_smallest_tables_there_are_fewer_epochs(n_samples):
+    assert automatic_epochs("fit", n_samples, 2) == 30
+
+
+def test_few_samples_that_are_no_rows_of_a_table_get_as_many_epochs_as_others():
+    assert automatic_epochs("fit", 40, 2, 2) == 100
+
+
+def test_a_first_chunk_of_few_rows_gets_as_many_epochs_as_others():
+    assert automatic_epochs("partial_fit", 40, 2) == 100
 
 
 def test_more_epochs_fit_closer(table):
