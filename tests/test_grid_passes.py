@@ -76,12 +76,14 @@ def test_many_samples_pass_twice_after_the_training(watched, fields, alpha):
     assert watched.seen == 2 * N_SAMPLES + 2
 
 
-def test_kept_features_change_nothing(fields, monkeypatch):
-    kept = fit(Watched, fields)
-    monkeypatch.setattr("sklearn_cfll._stream._KEPT_NUMBERS", 0)
-    again = fit(Watched, fields)
-    assert_array_equal(kept.coef_, again.coef_)
-    assert kept.noise_ == again.noise_
+@pytest.mark.parametrize(("fewer", "passes"), [(0, 1), (1, 2)], ids=["all", "none"])
+def test_features_are_kept_up_to_a_number_of_them(
+    watched, fields, monkeypatch, fewer, passes
+):
+    most = N_SAMPLES * N_POINTS * N_FEATURES - fewer
+    monkeypatch.setattr("sklearn_cfll._stream._KEPT_NUMBERS", most)
+    fit(watched, fields)
+    assert watched.seen == passes * N_SAMPLES + 2
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -22,7 +22,7 @@ SETTINGS = {
         "optimizer": AliG,
         "optimizer_params": {"max_lr": 0.1, "momentum": 0.9},
     },
-    "variance-reduced": {"optimizer": MARS, "lr": 0.01},
+    "variance-reduced": {"optimizer": MARS, "prox": (1, 100)},
     "schedule-free": {"optimizer": ScheduleFreeAdamW, "lr_schedule": "constant"},
 }
 
