@@ -82,17 +82,23 @@ def update(
     last = weight.astype(number, copy=False), bias.astype(number, copy=False)
     # What is not finite is told by the result.
     with np.errstate(all="ignore"):
-        residual = targets.astype(number, copy=False) - wide @ last[0]
+        fitted = wide @ last[0]
+        # Of few rows the dual system asks for it again.
+        again = len(wide) < wide.shape[1]
+        residual = np.subtract(
+            targets, fitted, np.empty_like(fitted) if again else fitted
+        )
         rows = _Rows(wide, sample_weight, alpha, prox, own=wide is not features)
         if not rows.regular:
             return Updated(weight, bias, False)
         mean = rows.mean_of(residual) - last[1]
         rows.centre(residual, mean, last[1], out=residual)
-        step = rows.step(residual, last[0], mixed)
+        step = rows.step(residual, fitted, last[0], mixed)
         if step is None:
             return Updated(weight, bias, False)
         bias_step = (mean - rows.mean @ step) / (1 + rows.pull)
-        return Updated(weight + step, bias + bias_step, True)
+        own = step if step.dtype == weight.dtype else None
+        return Updated(np.add(weight, step, out=own), bias + bias_step, True)
 
 
 class _Rows:
@@ -153,27 +159,46 @@ class _Rows:
             centred *= self.root
         return centred
 
-    def step(self, residual: Array, weight: Array, mixed: bool) -> Array | None:
-        """Solve for the right-hand side ``F'R - ridge W``, by the smaller system."""
+    def step(
+        self, residual: Array, fitted: Array, weight: Array, mixed: bool
+    ) -> Array | None:
+        """Solve for the right-hand side ``F'R - ridge W``, by the smaller system.
+
+        What the last weights give for the rows, ``fitted``, is for the dual one, which
+        writes over it.
+        """
         rows = self.rows
         if not self.dual:
-            return self._solve(rows.T @ residual - self.ridge * weight, mixed)
+            right_side = rows.T @ residual
+            right_side -= self.ridge * weight
+            return self._solve(right_side, mixed)
         # Without the difference of large numbers that the right-hand side would be.
         share = self.ridge / self.shift
-        dual = self._solve(residual + share * (rows @ weight), mixed)
-        return None if dual is None else rows.T @ dual - share * weight
+        right_side = self.centre(fitted, self.mean_of(fitted), out=fitted)
+        right_side *= share
+        right_side += residual
+        dual = self._solve(right_side, mixed)
+        if dual is None:
+            return None
+        step: Array = rows.T @ dual
+        step -= share * weight
+        return step
 
     def _solve(self, right_side: Array, mixed: bool) -> Array | None:
-        """Apply the inverse of ``F'F + shift``, or of the dual ``F F' + shift``."""
+        """Apply the inverse of ``F'F + shift``, or of the dual ``F F' + shift``.
+
+        The right-hand side is written over.
+        """
         factor = self._factor(self.rows.astype(np.float32) if mixed else self.rows)
         if factor is None:
             return None
+        if not mixed:
+            return _two_triangles(factor, right_side, own=True)
         solution = _two_triangles(factor, right_side)
-        if mixed:
-            # One step of refinement: the operator here is exact.
-            across = self.rows.T if self.dual else self.rows
-            image = across.T @ (across @ solution) + self.shift * solution
-            solution += _two_triangles(factor, right_side - image)
+        # One step of refinement: the operator here is exact.
+        across = self.rows.T if self.dual else self.rows
+        image = across.T @ (across @ solution) + self.shift * solution
+        solution += _two_triangles(factor, right_side - image)
         return solution
 
     def _factor(self, rows: Array) -> Array | None:
@@ -204,11 +229,14 @@ def symmetric_product(rows: Array) -> Array:
     return whole
 
 
-def _two_triangles(factor: Array, right_side: Array) -> Array:
-    """Solve by a lower Cholesky factor, in its type of number."""
+def _two_triangles(factor: Array, right_side: Array, *, own: bool = False) -> Array:
+    """Solve by a lower Cholesky factor, in its type of number.
+
+    The right-hand side is written over where it is our ``own``.
+    """
     _, _, solve = _ROUTINES[factor.dtype.char]
     transposed = right_side.astype(factor.dtype, copy=False).T
-    half = solve(1.0, factor, transposed, side=1, lower=1, trans_a=1)
+    half = solve(1.0, factor, transposed, side=1, lower=1, trans_a=1, overwrite_b=own)
     solution = solve(1.0, factor, half, side=1, lower=1, overwrite_b=1).T
     wide: Array = solution.astype(right_side.dtype, copy=False)
     return wide
