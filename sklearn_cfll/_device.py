@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,13 @@ def lapack_on_one_thread() -> Any:
     A head's factorisation is too small to share, and OpenBLAS's threads would wait
     for the cores that torch's threads hold.
     """
-    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+    return _openblas().limit(limits=1)
+
+
+@functools.cache
+def _openblas() -> Any:
+    """Find the libraries once; the search takes milliseconds, as a new head may."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 @contextmanager
