@@ -24,11 +24,11 @@ prox : float, (start, end), "auto" or None, default=None
     energy (the paper's lambda). A pair is annealed geometrically over the training:
     fast learning first, averaging over many batches in the end. None is (1, 100),
     and less in proportion where ``max_epochs`` makes fewer steps than "auto" would, at
-    most 1,000, down to (0.3, 30): a short training can't afford to follow slowly. In a
-    stream it is 100. "auto" starts
-    at 1 and follows the slope of an honest loss, that of each head on the batch after
-    it; it does as well as (1, 100), at a quarter more of a step's time. 0 is for
-    ``batch_size="full"`` alone: the deterministic method, each head exact.
+    most 1,000, down to (0.3, 30): a short training can't afford to follow slowly. In
+    a stream it is 100. "auto" starts at 1 and follows the slope of an honest loss,
+    that of each head on the batch after it; it does as well as (1, 100), at a quarter
+    more of a step's time. 0 is for ``batch_size="full"`` alone: the deterministic
+    method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
     after it, with two (the paper's algorithm 1).
@@ -50,9 +50,10 @@ optimizer_params : dict, default=None
 lr_schedule : {"cooldown", "cosine", "linear", "constant"} or callable, \
 default="cooldown"
     Factor of the rate at each step. "cooldown" is one for the first half and then
-    falls to zero in a straight line, which short trainings gain from; the others do
-    as their names say, and a callable gets the progress in [0, 1). A
-    skorch ``LRScheduler`` among the callbacks rules alone.
+    falls to zero in a straight line, which trainings of two or three epochs gain from
+    and longer ones lose nothing by; the others do as their names say, and a callable
+    gets the progress in [0, 1). A skorch ``LRScheduler`` among the callbacks rules
+    alone.
 batch_size : int, "auto" or "full", default="auto"
     Rows in a batch, evened out so that none is a small rest. "auto" makes about
     thirty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"

@@ -45,7 +45,8 @@ def parse_arguments(arguments=None):
     parsed.max_epochs = parsed.epochs or "auto"
     if parsed.quick:
         look_quickly(parsed)
-        parsed.max_epochs, parsed.settings = 3, ["default", "width=128"]
+        parsed.max_epochs = parsed.epochs or 3
+        parsed.settings = ["default", "width=128"]
     return parsed
 
 
