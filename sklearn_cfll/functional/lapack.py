@@ -83,22 +83,20 @@ def update(
     # What is not finite is told by the result.
     with np.errstate(all="ignore"):
         fitted = wide @ last[0]
-        # Of few rows the dual system asks for it again.
-        again = len(wide) < wide.shape[1]
-        residual = np.subtract(
-            targets, fitted, np.empty_like(fitted) if again else fitted
-        )
         rows = _Rows(wide, sample_weight, alpha, prox, own=wide is not features)
         if not rows.regular:
             return Updated(weight, bias, False)
+        # The dual system asks for what is fitted again.
+        space: Array | None = None if rows.dual else fitted
+        residual = np.subtract(targets, fitted, out=space, dtype=number)
         mean = rows.mean_of(residual) - last[1]
         rows.centre(residual, mean, last[1], out=residual)
         step = rows.step(residual, fitted, last[0], mixed)
         if step is None:
             return Updated(weight, bias, False)
         bias_step = (mean - rows.mean @ step) / (1 + rows.pull)
-        own = step if step.dtype == weight.dtype else None
-        return Updated(np.add(weight, step, out=own), bias + bias_step, True)
+        space = step if step.dtype == weight.dtype else None
+        return Updated(np.add(weight, step, out=space), bias + bias_step, True)
 
 
 class _Rows:
@@ -164,7 +162,7 @@ class _Rows:
     ) -> Array | None:
         """Solve for the right-hand side ``F'R - ridge W``, by the smaller system.
 
-        What the last weights give for the rows, ``fitted``, is for the dual one, which
+        The dual one takes what the last weights give for the rows, ``fitted``, and
         writes over it.
         """
         rows = self.rows
