@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_steps import Compute, Steps
-from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters, set_mode
+from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
 from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
+from sklearn_cfll.stepping import clear_gradients, set_mode, take_step
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -118,7 +119,7 @@ class IVTraining:
         noted: list[Tensor] = []
 
         def closure() -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
+            clear_gradients(optimizer)
             with torch.enable_grad():
                 loss, losses = compute(progress)
                 if loss.requires_grad:
@@ -126,7 +127,7 @@ class IVTraining:
             noted.append(losses)
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        take_step(optimizer, closure)
         return noted[0]
 
     def _rate_at(self, progress: float) -> float:

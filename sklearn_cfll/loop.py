@@ -17,8 +17,9 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.losses import Tally
-from sklearn_cfll.optimizers import searches_along_lines, set_mode, stepping
+from sklearn_cfll.optimizers import searches_along_lines
 from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
+from sklearn_cfll.stepping import set_mode, stepping
 
 
 class _StepUndone(Exception):  # noqa: N818 (no error: the pass starts again)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -214,26 +213,6 @@ def searches_along_lines(optimizer: Any) -> bool:
     if isinstance(optimizer, type):
         return issubclass(optimizer, torch.optim.LBFGS)
     return isinstance(optimizer, torch.optim.LBFGS)
-
-
-@contextmanager
-def stepping(optimizer: Any) -> Iterator[None]:
-    """Put an optimizer that averages the weights in its training mode for a while.
-
-    Such a one (of the schedule-free kind) takes steps in its ``train`` mode, and in
-    its ``eval`` mode the parameters are the average, which is the one to predict with.
-    """
-    set_mode(optimizer, "train")
-    try:
-        yield
-    finally:
-        set_mode(optimizer, "eval")
-
-
-def set_mode(optimizer: Any, mode: str) -> None:
-    """Call an optimizer's ``train`` or ``eval``, where it has both."""
-    if all(callable(getattr(optimizer, name, None)) for name in ("train", "eval")):
-        getattr(optimizer, mode)()
 
 
 def _accepts(factory: Callable[..., Any], name: str) -> bool:

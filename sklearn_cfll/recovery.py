@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_cfll.callbacks import copied_state
+from sklearn_cfll.stepping import take_step
 
 # Steps from one look at the losses to the next; each look is one synchronisation.
 CHECK_EVERY = 50
@@ -233,14 +234,14 @@ class Recovery:
         closure : callable
         """
         if self.rate_factor == 1:
-            optimizer.step(closure)
+            take_step(optimizer, closure)
             return
         # Scaled for this step alone, whoever schedules the rates.
         groups = [group for group in optimizer.param_groups if "lr" in group]
         rates = [group["lr"] for group in groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * self.rate_factor
-        optimizer.step(closure)
+        take_step(optimizer, closure)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 

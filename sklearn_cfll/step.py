@@ -13,6 +13,7 @@ from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
 from sklearn_cfll.optimizers import SCHEDULES
+from sklearn_cfll.stepping import clear_gradients
 
 
 class TrainingStep(TrainingLoop):
@@ -45,7 +46,7 @@ class TrainingStep(TrainingLoop):
         def closure() -> Tensor:
             if first and self.searches_:
                 self._recall_head()
-            self.optimizer_.zero_grad()
+            clear_gradients(self.optimizer_)
             with torch.enable_grad():  # some optimizers call it without
                 step = self.train_step_single(batch)
             first.append(step)

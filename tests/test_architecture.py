@@ -44,6 +44,7 @@ ORDER = [
     "small_mlp",
     "losses",
     "optimizers",
+    "stepping",
     "callbacks",
     "recovery",
     "network",

@@ -1,0 +1,106 @@
+"""Letting an optimizer step, with little around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+_ZERO_GRAD = Optimizer.zero_grad
+_COMMON: Any = sys.modules[Optimizer.__module__]
+
+
+def _nothing(optimizer: Any) -> None:
+    """Stand in for a step."""
+
+
+# Torch's wrapper, by its code: others may wrap a step, too, and mean it.
+_WRAPPER = (
+    Optimizer.profile_hook_step(_nothing).__code__
+    if hasattr(Optimizer, "profile_hook_step")
+    else None
+)
+
+
+@contextmanager
+def stepping(optimizer: Any) -> Iterator[None]:
+    """Put an optimizer that averages the weights in its training mode for a while.
+
+    Such a one (of the schedule-free kind) takes steps in its ``train`` mode, and in
+    its ``eval`` mode the parameters are the average, which is the one to predict with.
+    """
+    set_mode(optimizer, "train")
+    try:
+        yield
+    finally:
+        set_mode(optimizer, "eval")
+
+
+def set_mode(optimizer: Any, mode: str) -> None:
+    """Call an optimizer's ``train`` or ``eval``, where it has both."""
+    if all(callable(getattr(optimizer, name, None)) for name in ("train", "eval")):
+        getattr(optimizer, mode)()
+
+
+def clear_gradients(optimizer: Any) -> None:
+    """Let go of all gradients.
+
+    Torch's own method does that and looks up much besides, which takes a small batch
+    a thirtieth of its step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    """
+    own = getattr(optimizer.zero_grad, "__func__", None)
+    if own is not _ZERO_GRAD or _is_profiled():
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def take_step(optimizer: Any, closure: Callable[[], Any]) -> None:
+    """Let an optimizer step, past torch's wrapper around it where nobody listens.
+
+    Torch wraps each optimizer's step to record it for the profiler and to call hooks,
+    which takes a small batch a twentieth of its step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    closure : callable
+    """
+    step: Any = getattr(type(optimizer), "step", None)
+    code = getattr(step, "__code__", None)
+    if code is None or code is not _WRAPPER or _is_heard(optimizer):
+        optimizer.step(closure)
+    else:
+        step.__wrapped__(optimizer, closure)
+
+
+def _is_heard(optimizer: Any) -> bool:
+    """Whether a hook, a scheduler or the profiler wants to know of the steps.
+
+    A torch that keeps them elsewhere is taken to listen.
+    """
+    return bool(
+        "step" in vars(optimizer)  # a scheduler counts them by one of its own
+        or getattr(optimizer, "_optimizer_step_pre_hooks", True)
+        or getattr(optimizer, "_optimizer_step_post_hooks", True)
+        or getattr(_COMMON, "_global_optimizer_pre_hooks", True)
+        or getattr(_COMMON, "_global_optimizer_post_hooks", True)
+        or _is_profiled()
+    )
+
+
+def _is_profiled() -> bool:
+    """Whether a profiler is at work, in this thread or another."""
+    here = getattr(torch.autograd, "_profiler_enabled", None)
+    anywhere = getattr(torch.autograd.profiler, "_is_profiler_enabled", True)
+    return anywhere or here is None or here()
