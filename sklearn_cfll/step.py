@@ -71,7 +71,8 @@ class TrainingStep(TrainingLoop):
     def _augmented(self, batch: Batch) -> Batch:
         """Let the user's transform change the inputs."""
         inputs, targets = batch
-        X = self.batch_transform(inputs["X"])
+        # A copy, since it may write in place and the batch may be the user's own rows.
+        X = self.batch_transform(inputs["X"].clone())
         if not isinstance(X, Tensor) or len(X) != len(inputs["X"]):
             got = tuple(X.shape) if isinstance(X, Tensor) else type(X).__name__
             raise ValueError(

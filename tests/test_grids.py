@@ -503,6 +503,20 @@ def test_the_transform_sees_each_training_batch_once_and_no_other(order):
     assert shapes == [(20, 6, 3)] * 6
 
 
+@pytest.mark.parametrize("batch_size", [4, 20, "full"])
+def test_a_transform_may_write_in_place(batch_size):
+    X, y = fields((6,))
+    X = X.astype(np.float32)  # as the network takes it, so that no copy is made of it
+    given = X.copy()
+    settings = {"batch_size": batch_size, "lr": 1e-2, "max_epochs": 3}
+    predictions = []
+    for transform in (lambda batch: 2 * batch, lambda batch: batch.mul_(2)):
+        fitted = model(net_params={"batch_transform": transform}, **settings)
+        predictions.append(fitted.fit(X, y).predict(X))
+        assert_array_equal(X, given)
+    assert_array_equal(*predictions)
+
+
 def test_random_transforms_follow_the_seed():
     X, _ = fields((6,))
 
