@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,9 @@ from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.one_hot import OneHot
 
 Batch = tuple[dict[str, Tensor], Tensor]
+
+# Numbers that are gathered at once, of several small batches: 1 MB in float32.
+_GATHERED_NUMBERS = 2**18
 
 
 class TensorBatches(Dataset):
@@ -56,7 +61,8 @@ class TensorBatches(Dataset):
     ------
     batch : (dict, Tensor)
         ``{"X": X, "sample_weight": weight}``, the weight left out where there is
-        none, and the targets; skorch passes the dict to the module by keyword.
+        none, and the targets; skorch passes the dict to the module by keyword. Small
+        batches are views of some that were gathered at once: keep a copy.
     """
 
     def __init__(
@@ -156,10 +162,14 @@ class TensorBatches(Dataset):
         order = torch.randperm if self.generator is not None else _ordered
         index = order(self.n_samples, generator=self.generator).to(self.device)
         n_batches = self.n_batches
-        for i in range(n_batches):
-            start = self.n_samples * i // n_batches
-            stop = self.n_samples * (i + 1) // n_batches
-            yield self._gather(index[start:stop])
+        ends = [self.n_samples * i // n_batches for i in range(n_batches + 1)]
+        numbers = math.prod(self.sample_shape)
+        if self.targets is not None:
+            numbers += math.prod(self.targets.shape[1:])
+        step = max(1, _GATHERED_NUMBERS // max(1, numbers * self.batch_size))
+        for i in range(0, n_batches, step):
+            own = ends[i : i + step + 1]
+            yield from _cut(self._gather(index[own[0] : own[-1]]), own)
 
     def _whole(self) -> Batch:
         inputs = {"X": self._source}
@@ -274,6 +284,14 @@ class TensorBatches(Dataset):
         if self.features is not None:
             taken.features = self.features[index]
         return taken
+
+
+def _cut(gathered: Batch, ends: list[int]) -> Iterator[Batch]:
+    """Cut rows into batches, as views, by where the batches end in the pass."""
+    inputs, targets = gathered
+    for start, stop in itertools.pairwise(ends):
+        rows = slice(start - ends[0], stop - ends[0])
+        yield {name: values[rows] for name, values in inputs.items()}, targets[rows]
 
 
 def _rows_of(source: Tensor, index: Tensor) -> Tensor:

@@ -52,9 +52,12 @@ def chunk_slices(n_rows: int, numbers: int, device: torch.device) -> Iterator[sl
 
 
 def share_memory(array: ArrayLike | Tensor) -> Tensor:
-    """Tensor on an array's own memory, read-only and memory-mapped ones too."""
+    """Tensor on an array's own memory, read-only and memory-mapped ones too.
+
+    It is data alone: no gradient goes back to where a tensor came from.
+    """
     if isinstance(array, Tensor):
-        return array
+        return array.detach()
     array = np.asarray(array)
     if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cfll import batches as batches_module
 from sklearn_cfll import chunks as chunks_module
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.one_hot import OneHot
 
 
 @pytest.fixture(name="X")
@@ -145,6 +147,59 @@ def test_shuffling_leaves_the_global_generator_alone(X, y):
     state = torch.get_rng_state()
     passed(shuffled(X, y, 0))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("batches_at_once", "gathers"), [(0, 7), (1, 7), (3, 3), (9, 1)]
+)
+@pytest.mark.parametrize("classes", [False, True])
+def test_small_batches_are_gathered_some_at_a_time(
+    X, y, classes, batches_at_once, gathers, monkeypatch
+):
+    targets = OneHot(torch.arange(50) % 4, 4) if classes else y
+    numbers_per_row = 3 + targets.shape[1]
+    calls = []
+    gather = TensorBatches._gather
+
+    def counted(self, index):
+        calls.append(len(index))
+        return gather(self, index)
+
+    monkeypatch.setattr(TensorBatches, "_gather", counted)
+
+    def cut(numbers):
+        monkeypatch.setattr(batches_module, "_GATHERED_NUMBERS", numbers)
+        calls.clear()
+        return list(
+            TensorBatches(
+                X,
+                targets,
+                np.linspace(1, 2, 50),
+                batch_size=8,
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+
+    one_by_one = cut(0)
+    assert calls == [len(targets) for _, targets in one_by_one]
+    at_once = cut(batches_at_once * 8 * numbers_per_row)
+    assert len(calls) == gathers
+    assert sum(calls) == 50
+    for (inputs, rows), (expected, expected_rows) in zip(
+        at_once, one_by_one, strict=True
+    ):
+        assert inputs.keys() == expected.keys() == {"X", "sample_weight"}
+        assert all(torch.equal(inputs[name], expected[name]) for name in inputs)
+        assert torch.equal(rows, expected_rows)
+        assert inputs["X"].is_contiguous()
+
+
+def test_a_tensor_with_a_graph_is_taken_as_data(X, y):
+    wanting = torch.tensor(X, requires_grad=True)
+    batches = TensorBatches(3 * wanting, y, 1 + wanting[:, 0] ** 2, batch_size=20)
+    columns, _ = passed(batches)
+    assert not any(values.requires_grad for values in columns.values())
+    assert torch.equal(columns["X"], torch.from_numpy(3 * X).float())
 
 
 def test_in_order_gives_the_same_rows_unshuffled(X, y):
