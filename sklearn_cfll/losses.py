@@ -167,7 +167,11 @@ class Tally:
 
     def _add_up(self) -> None:
         values = torch.stack([value for value, _ in self._noted])
-        weights = torch.stack([torch.as_tensor(w).to(values) for _, w in self._noted])
+        noted = [weight for _, weight in self._noted]
+        if any(isinstance(weight, Tensor) for weight in noted):
+            weights = torch.stack([torch.as_tensor(w).to(values) for w in noted])
+        else:  # numbers go to the device all at once
+            weights = values.new_tensor(noted)
         self.total = self.total + values @ weights
         self.weight = self.weight + weights.sum()
         self._noted.clear()

@@ -170,11 +170,12 @@ def test_the_net_prints_nothing(plain, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("as_weight", [int, float, torch.tensor])
 @pytest.mark.parametrize("n_batches", [1, 63, 64, 65, 1000])
-def test_a_tally_is_a_weighted_mean_and_holds_few_values(n_batches):
+def test_a_tally_is_a_weighted_mean_and_holds_few_values(n_batches, as_weight):
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(n_batches, generator=generator, dtype=torch.float64)
-    weights = list(range(1, n_batches + 1))
+    weights = [as_weight(number) for number in range(1, n_batches + 1)]
     tally = Tally()
     most = 0
     for value, weight in zip(values, weights, strict=True):

@@ -60,7 +60,10 @@ def step_by_output(
     absent = sample_weight.sum(-2, keepdim=True) == 0
     # In place of no weight at all any will do, since its solution is not used.
     sample_weight = torch.where(absent, 1, sample_weight)
-    alphas = torch.as_tensor(alpha, dtype=weight.dtype, device=weight.device)
+    # A plain number is made on the device: to send it would wait for the device.
+    alphas = (
+        alpha.to(weight) if isinstance(alpha, Tensor) else weight.new_full((), alpha)
+    )
     alphas = alphas.expand(residual.shape[-1])[:, None, None]
     size = max(1, _MOST_NUMBERS // features.numel())
     heads = [

@@ -203,7 +203,12 @@ class _CentredBatch:
 
 
 def like(tensor: Tensor, value: float | Tensor) -> Tensor:
-    """Give a number the dtype and device of a tensor, without rounding on the way."""
+    """Give a number the dtype and device of a tensor, without rounding on the way.
+
+    A plain one is made on the device: to send it would wait for the device.
+    """
+    if isinstance(value, float | int):
+        return tensor.new_full((), value)
     return torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
 
 
