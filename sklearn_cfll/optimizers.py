@@ -186,6 +186,12 @@ def optimizer_factory(
     lr : float
     params : dict
         Keyword arguments besides ``lr``.
+
+    Raises
+    ------
+    ValueError
+        Where ``params`` holds what has a parameter of its own, or the optimizer has no
+        weight decay.
     """
     factory, rate = (
         OPTIMIZERS[optimizer]
@@ -193,6 +199,12 @@ def optimizer_factory(
         else (optimizer, _RATE_OF_UNNAMED)
     )
     params = dict(params or {})
+    for name, own in (("lr", lr), ("weight_decay", weight_decay)):
+        if own is not None and name in params:
+            raise ValueError(
+                f"optimizer_params holds {name!r} beside {name}={own!r}; set {name} "
+                "alone."
+            )
     if weight_decay is not None:
         if not _accepts(factory, "weight_decay"):
             raise ValueError(

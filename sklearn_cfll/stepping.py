@@ -75,13 +75,31 @@ def take_step(optimizer: Any, closure: Callable[[], Any]) -> None:
     ----------
     optimizer : torch.optim.Optimizer
     closure : callable
+
+    Raises
+    ------
+    TypeError
+        Where the optimizer doesn't call the closure.
     """
+    called = False
+
+    def computing() -> Any:
+        nonlocal called
+        called = True
+        return closure()
+
     step: Any = getattr(type(optimizer), "step", None)
     code = getattr(step, "__code__", None)
     if code is None or code is not _WRAPPER or _is_heard(optimizer):
-        optimizer.step(closure)
+        optimizer.step(computing)
     else:
-        step.__wrapped__(optimizer, closure)
+        step.__wrapped__(optimizer, computing)
+    if not called:
+        raise TypeError(
+            f"optimizer {type(optimizer).__name__} did not call the closure that its "
+            "step was given, so that it had no gradient; begin step(closure) by "
+            "calling closure() under torch.enable_grad(), as torch's optimizers do."
+        )
 
 
 def _is_heard(optimizer: Any) -> bool:

@@ -159,6 +159,19 @@ BY_THE_PACKAGE = [
         params={"optimizer_params": {"beta": 1}},
     ),
     case(
+        "a rate given twice",
+        ValueError,
+        r"optimizer_params holds 'lr' beside lr='auto'; set lr alone\.",
+        params={"optimizer_params": {"lr": 0.1}},
+    ),
+    case(
+        "a weight decay given twice",
+        ValueError,
+        r"optimizer_params holds 'weight_decay' beside weight_decay=0\.1; set "
+        r"weight_decay alone\.",
+        params={"weight_decay": 0.1, "optimizer_params": {"weight_decay": 0.2}},
+    ),
+    case(
         "what makes no optimizer",
         TypeError,
         r"optimizer <function make_a_number at 0x\w+> made an? int; it must make a "

@@ -117,6 +117,20 @@ def test_a_step_that_others_wrapped_is_taken(table, monkeypatch):
     assert len(calls) == 2 * N_STEPS
 
 
+def test_an_optimizer_that_leaves_the_closure_alone_is_an_error(table):
+    class Forgetful(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step()
+
+    message = (
+        r"^optimizer Forgetful did not call the closure that its step was given, so "
+        r"that it had no gradient; begin step\(closure\) by calling closure\(\) under "
+        r"torch\.enable_grad\(\), as torch's optimizers do\.$"
+    )
+    with pytest.raises(TypeError, match=message):
+        fit(table, optimizer=Forgetful)
+
+
 class Delegate:
     """Has all that an optimizer has, and is none."""
 
