@@ -1,4 +1,4 @@
-"""Letting an optimizer step, with little around it."""
+"""Letting an optimizer step, with little around it (docs/design/stepping.md)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _nothing(optimizer: Any) -> None:
 
 
 # Torch's wrapper, by its code: others may wrap a step, too, and mean it.
-_WRAPPER = (
+_WRAPPER: Any = (
     Optimizer.profile_hook_step(_nothing).__code__
     if hasattr(Optimizer, "profile_hook_step")
-    else None
+    else object()
 )
 
 
@@ -49,8 +49,7 @@ def set_mode(optimizer: Any, mode: str) -> None:
 def clear_gradients(optimizer: Any) -> None:
     """Let go of all gradients.
 
-    Torch's own method does that and looks up much besides, which takes a small batch
-    a thirtieth of its step.
+    Torch's own method does that and looks up much besides, which a small step notices.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def take_step(optimizer: Any, closure: Callable[[], Any]) -> None:
     """Let an optimizer step, past torch's wrapper around it where nobody listens.
 
     Torch wraps each optimizer's step to record it for the profiler and to call hooks,
-    which takes a small batch a twentieth of its step.
+    which a small step notices, too.
 
     Parameters
     ----------
@@ -89,8 +88,7 @@ def take_step(optimizer: Any, closure: Callable[[], Any]) -> None:
         return closure()
 
     step: Any = getattr(type(optimizer), "step", None)
-    code = getattr(step, "__code__", None)
-    if code is None or code is not _WRAPPER or _is_heard(optimizer):
+    if getattr(step, "__code__", None) is not _WRAPPER or _is_heard(optimizer):
         optimizer.step(computing)
     else:
         step.__wrapped__(optimizer, computing)

@@ -32,7 +32,7 @@ def step_by_output(
     weight: Tensor,
     bias: Tensor,
     *,
-    alpha: float | Tensor,
+    alpha: Tensor,
     sample_weight: Tensor,
     **settings: Any,
 ) -> Any:
@@ -48,7 +48,7 @@ def step_by_output(
     residual : Tensor of shape (..., n, k)
     weight : Tensor of shape (..., d, k)
     bias : Tensor of shape (..., k)
-    alpha : float or Tensor of shape (k,)
+    alpha : Tensor of shape () or (k,)
     sample_weight : Tensor of shape (..., n, k)
     **settings
         Further arguments of ``step``.
@@ -60,11 +60,7 @@ def step_by_output(
     absent = sample_weight.sum(-2, keepdim=True) == 0
     # In place of no weight at all any will do, since its solution is not used.
     sample_weight = torch.where(absent, 1, sample_weight)
-    # A plain number is made on the device: to send it would wait for the device.
-    alphas = (
-        alpha.to(weight) if isinstance(alpha, Tensor) else weight.new_full((), alpha)
-    )
-    alphas = alphas.expand(residual.shape[-1])[:, None, None]
+    alphas = alpha.expand(residual.shape[-1])[:, None, None]
     size = max(1, _MOST_NUMBERS // features.numel())
     heads = [
         step(

@@ -113,9 +113,20 @@ def proximal_step(
     )
 
 
-def _step_by_output(*parts: Tensor, **settings: Any) -> ProximalHead:
+def _step_by_output(
+    features: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    alpha: float | Tensor,
+    **settings: Any,
+) -> ProximalHead:
     """Do what :func:`_shared_step` does, for weights of each output's own."""
-    head: ProximalHead = step_by_output(_shared_step, *parts, **settings)
+    alpha = like(weight, alpha)
+    head: ProximalHead = step_by_output(
+        _shared_step, features, residual, weight, bias, alpha=alpha, **settings
+    )
     return head
 
 
