@@ -51,9 +51,9 @@ lr_schedule : {"cooldown", "cosine", "linear", "constant"} or callable, \
 default="cooldown"
     Factor of the rate at each step. "cooldown" is one for the first half and then
     falls to zero in a straight line: the best for trainings of few epochs, and in
-    long ones within two per cent of the others, where "linear" has the least log
-    loss. The others do as their names say, and a callable gets the progress in
-    [0, 1). A skorch ``LRScheduler`` among the callbacks rules alone.
+    long ones mostly within two per cent of the others, where "linear" has the lower
+    log loss on most tables. The others do as their names say, and a callable gets
+    the progress in [0, 1). A skorch ``LRScheduler`` among the callbacks rules alone.
 batch_size : int, "auto" or "full", default="auto"
     Rows in a batch, evened out so that none is a small rest. "auto" makes about
     thirty batches an epoch of 32 to 256 rows, and takes all of up to 64 rows. "full"

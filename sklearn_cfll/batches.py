@@ -62,7 +62,7 @@ class TensorBatches(Dataset):
     batch : (dict, Tensor)
         ``{"X": X, "sample_weight": weight}``, the weight left out where there is
         none, and the targets; skorch passes the dict to the module by keyword. Small
-        batches are views of some that were gathered at once: keep a copy.
+        batches are views of some that were gathered at once: copy one to keep it.
     """
 
     def __init__(
