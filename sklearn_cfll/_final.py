@@ -25,6 +25,7 @@ from sklearn_cfll.functional.paths import (
     errors_of,
     path_of,
 )
+from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.net import CFLLNet
 
 # Relative to the mean feature energy, thus the same for every backbone.
@@ -94,10 +95,9 @@ def held_out_errors(
     current: Any = 0.0
     total: Any = 0.0
     for features, targets, weight in stream(net, held_out):
-        projected = path.project(features)
-        targets = targets.to(projected)
+        targets = targets.to(wide_dtype(features.device))
         weight = _loss_weights(net, targets, _row_weights(weight, targets))
-        squares = path_errors.squares(projected, targets, alphas)
+        squares = path_errors.squares_of_rows(features, targets, alphas)
         errors = errors + torch.stack([weighted_sum(weight, one) for one in squares])
         gap = net.module_.head(features).to(targets) - targets
         current = current + weighted_sum(weight, gap.square_())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,29 @@ def test_errors_are_those_of_the_heads_predictions(n_rows, n_outputs, pooled):
             expected = expected.mean(1, keepdim=True)
         # Residuals of 1e-7, where the rows are interpolated, have eight digits.
         assert_allclose(square, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["each", "pooled"])
+@pytest.mark.parametrize("n_outputs", [2, N_OUTPUTS])
+@pytest.mark.parametrize("n_alphas", [1, 2, 17])
+def test_rows_need_not_be_projected_for_their_errors(n_alphas, n_outputs, pooled):
+    path, features, targets, _ = path_and_rows(50, n_outputs)
+    errors, alphas = PathErrors(path, pooled=pooled), ALPHA_PATH[-n_alphas:]
+    projections = []
+
+    def project(rows):
+        projections.append(rows)
+        return path.project(rows)
+
+    errors.path = copy.copy(errors.path)
+    errors.path.project = project
+    squares = list(errors.squares_of_rows(features, targets, alphas))
+    # There are fewer columns than features, in the basis that the outputs share, too.
+    columns = n_alphas * min(n_outputs, N_FEATURES if pooled else n_outputs)
+    assert bool(projections) == (columns >= N_FEATURES)
+    by_projection = errors.squares(path.project(features), targets, alphas)
+    for square, expected in zip(squares, by_projection, strict=True):
+        assert_allclose(square, expected, rtol=1e-10, atol=0)
 
 
 def many_outputs(n_rows, weighted, output_weight):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -65,20 +65,60 @@ class PathErrors:
         ------
         squares : Tensor of shape (n, k), or (n, 1) where ``pooled``
         """
+        yield from self._each(projected, None, targets, alphas)
+
+    def squares_of_rows(
+        self, features: Tensor, targets: Tensor, alphas: Sequence[float | Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield the squared errors of each alpha, where nothing else is asked of rows.
+
+        Heads with fewer columns together than there are features are turned to the
+        rows, which is cheaper than to project the rows.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d)
+        targets : Tensor of shape (n, k)
+        alphas : sequence of float or Tensor of shape (k,)
+            Where ``pooled``, each a number.
+
+        Yields
+        ------
+        squares : Tensor of shape (n, k), or (n, 1) where ``pooled``
+        """
+        n_features, n_outputs = self.path.cross.shape
+        if len(alphas) * n_outputs < n_features:
+            rows, basis = self.path.centre(features), self.path.vectors
+            yield from self._each(rows, basis, targets, alphas)
+        else:
+            yield from self.squares(self.path.project(features), targets, alphas)
+
+    def _each(
+        self,
+        rows: Tensor,
+        basis: Tensor | None,
+        targets: Tensor,
+        alphas: Iterable[float | Tensor],
+    ) -> Iterator[Tensor]:
+        """Yield the squared errors; rows are projected where no basis is given."""
         n_outputs = targets.shape[1]
-        targets = targets.to(projected) - self.path.moments.target_mean
+        targets = targets.to(rows) - self.path.moments.target_mean
         rest: Tensor | float = 0.0
         if self.basis is not None:
             within = targets @ self.basis
             rest = targets.addmm_(within, self.basis.mT, alpha=-1).square_().sum(1)
             targets = within
-        for squares in self._squares(projected, targets.mT.contiguous(), alphas):
+        for squares in self._squares(rows, basis, targets.mT.contiguous(), alphas):
             if self.pooled:
                 squares = ((squares.sum(1) + rest) / n_outputs)[:, None]
             yield squares
 
     def _squares(
-        self, projected: Tensor, targets: Tensor, alphas: Iterable[float | Tensor]
+        self,
+        rows: Tensor,
+        basis: Tensor | None,
+        targets: Tensor,
+        alphas: Iterable[float | Tensor],
     ) -> Iterator[Tensor]:
         """Yield squared errors (n, k) of centred targets (k, n).
 
@@ -89,7 +129,9 @@ class PathErrors:
         remaining = iter(alphas)
         while block := list(itertools.islice(remaining, size)):
             weights = torch.cat([self.path.coordinates(alpha) for alpha in block], 1)
-            predictions = weights.mT @ projected.mT
+            if basis is not None:
+                weights = basis @ weights
+            predictions = weights.mT @ rows.mT
             predictions = predictions.reshape(len(block), len(targets), -1)
             for squares in predictions.sub_(targets).square_():
                 yield squares.mT

@@ -158,9 +158,8 @@ class StageRidge:
     ) -> Iterator[Tensor]:
         """Yield the squared errors (n, k) of each alpha on rows."""
         features = features.to(self.unit)
-        projected = self.path.project(features / self.unit)
         left = targets - features @ self.start
-        return PathErrors(self.path).squares(projected, left, alphas)
+        return PathErrors(self.path).squares_of_rows(features / self.unit, left, alphas)
 
     def predictions(self, features: Tensor, alphas: Sequence[float]) -> Tensor:
         """Predictions (n_alphas, n, k) of each alpha's head on rows."""

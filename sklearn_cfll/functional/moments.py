@@ -239,10 +239,13 @@ class RidgePath:
         """Whether the features vary in no direction."""
         return bool(self.values.amax() <= self.floor)
 
+    def centre(self, features: Tensor) -> Tensor:
+        """Features (n, d) less their mean over the moments' rows."""
+        return features.to(self.vectors) - self.moments.feature_mean
+
     def project(self, features: Tensor) -> Tensor:
         """Centred features (n, d) in the basis of the eigenvectors."""
-        centred = features.to(self.vectors) - self.moments.feature_mean
-        return torch.matmul(centred, self.vectors)
+        return torch.matmul(self.centre(features), self.vectors)
 
     def predict(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
         """Predictions (n, k) for features that :meth:`project` gave."""

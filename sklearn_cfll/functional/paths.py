@@ -185,6 +185,23 @@ class PathErrorsByOutput:
         for alpha in alphas:
             yield (self.path.predict(projected, alpha) - targets).square()
 
+    def squares_of_rows(
+        self, features: Tensor, targets: Tensor, alphas: Iterable[float | Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield the squared errors (n, k) of each alpha, of rows as they are.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d)
+        targets : Tensor of shape (n, k)
+        alphas : iterable of float or Tensor of shape (k,)
+
+        Yields
+        ------
+        squares : Tensor of shape (n, k)
+        """
+        return self.squares(self.path.project(features), targets, alphas)
+
 
 AnyMoments = Moments | MomentsByOutput
 AnyPath = RidgePath | RidgePathByOutput
