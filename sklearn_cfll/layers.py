@@ -169,7 +169,9 @@ class PeriodicEmbedding(nn.Module):
         X : Tensor of shape (n, n_columns + n_numeric * size)
             The columns, and each numeric one's functions.
         """
-        numeric = X.index_select(1, self.columns).mT[..., None]
-        waves = torch.cos(torch.addcmul(self.phase, numeric, self.frequency))
-        functions = torch.baddbmm(self.bias, waves, self.weight)
-        return torch.cat([X, functions.transpose(0, 1).flatten(1)], 1)
+        # With the rows last all the way, which is also how they leave, as a view: so
+        # each product is of long rows, and a linear layer takes it as it takes others.
+        numeric = X.mT.index_select(0, self.columns)[:, None]
+        waves = torch.cos(torch.baddbmm(self.phase.mT, self.frequency.mT, numeric))
+        functions = torch.baddbmm(self.bias.mT, self.weight.mT, waves)
+        return torch.cat([X.mT, functions.flatten(0, 1)]).mT
