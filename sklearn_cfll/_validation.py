@@ -32,6 +32,10 @@ _WIDE = 1e12
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
 IN_Y = "take CFLLClassifier for labels"
 
+# How NumPy and pandas begin to say that text, and that dates, are no numbers.
+_TEXT = ("could not convert string", "Cannot cast str")
+_DATES = ("could not be promoted", "must be a string or a real number")
+
 
 @dataclass
 class Rows:
@@ -99,14 +103,21 @@ def _is_plain(X: Any, estimator: Any) -> bool:
 
 @contextmanager
 def numbers_wanted(name: str, cure: str) -> Iterator[None]:
-    """Say what to do about text, where NumPy says that it can't convert it."""
+    """Say what to do about text and dates, where NumPy can't convert them."""
+    wanted = f"{name} must hold numbers"
     try:
         yield
-    except ValueError as error:
-        said = "must hold numbers" in str(error)  # of another argument
-        if said or "could not convert string" not in str(error):
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        if "must hold numbers" in said:  # of another argument
             raise
-        raise ValueError(f"{error}; {name} must hold numbers: {cure}.") from error
+        if any(part in said for part in _TEXT):
+            raise ValueError(f"{said}; {wanted}: {cure}.") from error
+        if any(part in said for part in _DATES):
+            said = said.split(". ")[0]
+            days = "for dates take days since one of them, or their month and weekday"
+            raise TypeError(f"{said}; {wanted}: {days}.") from error
+        raise
 
 
 def read_rows(
@@ -118,7 +129,11 @@ def read_rows(
     reset: bool,
     new_targets: bool | None = None,
 ) -> Rows:
-    """Check X, y and the weights; rows of weight zero are as if they weren't there."""
+    """Check X, y and the weights.
+
+    Rows of weight zero are as if they weren't there, and weights that are all one as
+    none, which is faster.
+    """
     if y is None:
         validate_data(estimator, X, y, reset=reset)  # raises, saying that y is needed
     X = read_X(estimator, X, reset=reset, least=2 if reset else 1)
@@ -130,7 +145,7 @@ def read_rows(
         raise ValueError("sample_weight is zero for every row; give some a weight.")
     new_targets = reset if new_targets is None else new_targets
     weight = estimator._read_weights(sample_weight, X, y, reset=new_targets)
-    if weight is None:
+    if weight is None or (weight == 1).all():
         return Rows(X, y)
     positive = weight > 0
     if not positive.any():

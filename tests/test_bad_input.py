@@ -145,6 +145,22 @@ ROWS_AND_TARGETS = [
         X=pd.DataFrame({"colour": ["red"] * N_ROWS, "size": ONES}),
     ),
     case(
+        "text among other kinds of columns",
+        ValueError,
+        r".*; X must hold numbers: encode text, by OneHotEncoder in a pipeline for "
+        r"example\.",
+        X=pd.DataFrame(
+            {"on": ONES > 0, "colour": pd.Categorical(["red"] * N_ROWS), "size": ONES}
+        ),
+    ),
+    case(
+        "dates in X",
+        TypeError,
+        r"The DType .* could not be promoted by .*; X must hold numbers: for dates "
+        r"take days since one of them, or their month and weekday\.",
+        X=pd.DataFrame({"day": pd.date_range("2020", periods=N_ROWS), "size": ONES}),
+    ),
+    case(
         "complex X", ValueError, r"Complex data not supported\n.*", X=X.astype(complex)
     ),
 ]

@@ -234,9 +234,10 @@ ARRAYS = {
 @pytest.mark.parametrize("form", ARRAYS)
 def test_arrays_in_any_memory_are_read_alike(table, tmp_path, form):
     X, y = (ARRAYS[form](array, tmp_path) for array in table)
-    weight = ARRAYS[form](np.ones(len(y)), tmp_path)
+    plain_weight = np.linspace(1, 2, len(y))
+    weight = ARRAYS[form](plain_weight, tmp_path)
     model = regressor().fit(X, y, weight, X_val=X, y_val=y)
-    expected = regressor().fit(*table, X_val=table[0], y_val=table[1])
+    expected = regressor().fit(*table, plain_weight, X_val=table[0], y_val=table[1])
     np.testing.assert_allclose(model.predict(X), expected.predict(table[0]), rtol=1e-8)
     np.testing.assert_array_equal(X, table[0])
     np.testing.assert_array_equal(y, table[1])

@@ -13,6 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.ensemble import (
+    BaggingClassifier,
     BaggingRegressor,
     RandomForestClassifier,
     StackingRegressor,
@@ -123,6 +124,21 @@ def test_bagging_averages_its_members(table, fresh_rows):
     np.testing.assert_allclose(bag.predict(X), np.mean(members, axis=0))
     assert np.ptp(members, axis=0).min() > 0
     assert bag.score(X, y) > 0.95
+
+
+def test_members_without_resampling_are_plain_fits_of_other_seeds(table, cells):
+    # Bagging hands over rows that are drawn once each as weights of one.
+    bag = BaggingRegressor(regressor(), n_estimators=2, bootstrap=False, random_state=0)
+    first, second = bag.fit(*table).estimators_
+    assert first.random_state != second.random_state
+    alone = regressor(random_state=first.random_state).fit(*table)
+    np.testing.assert_array_equal(first.predict(table[0]), alone.predict(table[0]))
+
+    X, y = cells
+    bag = BaggingClassifier(classifier(), n_estimators=3, bootstrap=False)
+    members = [member.predict_proba(X) for member in bag.fit(X, y).estimators_]
+    assert np.ptp(members, axis=0).max() > 1e-3
+    np.testing.assert_allclose(bag.predict_proba(X), np.mean(members, axis=0))
 
 
 def test_stacking_improves_on_a_linear_model(table, fresh_rows):
