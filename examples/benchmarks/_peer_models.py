@@ -23,6 +23,14 @@ def _cfll(split, seed):
     return kind(random_state=seed)
 
 
+def _four_of_cfll(split, seed):
+    """Average four fits that differ in their random numbers alone."""
+    from sklearn.ensemble import BaggingClassifier, BaggingRegressor
+
+    kind = BaggingRegressor if split.task == "regression" else BaggingClassifier
+    return kind(_cfll(split, None), n_estimators=4, bootstrap=False, random_state=seed)
+
+
 def _mlp(split, seed):
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -82,6 +90,7 @@ def _pytabkit(name):
 # For each name: the package that it comes from, and what makes the estimator.
 METHODS = {
     "CFLL": ("sklearn-cfll", _cfll),
+    "CFLL_4": ("sklearn-cfll", _four_of_cfll),
     "MLP": ("scikit-learn", _mlp),
     "HistGB": ("scikit-learn", _hist_gradient_boosting),
     "skorch": ("skorch", _skorch),

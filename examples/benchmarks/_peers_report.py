@@ -42,7 +42,7 @@ def select(lines, arguments):
     for name, values in wanted.items():
         runs = runs[runs[name].isin(values)] if values else runs
     runs = runs.assign(log_loss=runs["log_loss"].astype(float))
-    labels = runs.loc[runs["method"] == "CFLL", "label"]
+    labels = runs.loc[runs["label"] != "", "label"]
     if labels.nunique() > 1:
         runs = runs.assign(method=(runs["method"] + " " + runs["label"]).str.strip())
     return runs

@@ -6,6 +6,7 @@ standardised, the others one-hot encoded; all get this one float32 matrix and on
 thread. What is compared:
 
 - CFLL: `CFLLRegressor` or `CFLLClassifier`;
+- CFLL_4: the mean of four of these, by scikit-learn's bagging without resampling;
 - MLP: scikit-learn's, with early stopping;
 - HistGB: scikit-learn's gradient boosting;
 - skorch: the backbone of CFLL end to end with AdamW, a rate of 3e-3, at most 30 epochs,
@@ -38,6 +39,7 @@ import sklearn_cfll
 
 # Probabilities are kept this far from zero, the same for all.
 LEAST_PROBABILITY = 1e-7
+QUICK_METHODS = ("CFLL", "CFLL_4", "MLP", "HistGB", "skorch")
 KEY = ("table", "rows", "seed", "method", "label")
 
 
@@ -138,7 +140,8 @@ def run_all(arguments):
     methods = [m for m in arguments.methods if installed_version(m)]
     warm = set()
     for seed, name in itertools.product(arguments.seeds, arguments.sets):
-        labels = {m: arguments.label if m == "CFLL" else "" for m in methods}
+        ours = {m for m in methods if METHODS[m][0] == "sklearn-cfll"}
+        labels = {m: arguments.label if m in ours else "" for m in methods}
         keys = [(name, arguments.rows, seed, m, labels[m]) for m in methods]
         missing = [key for key in keys if key not in runs.keys]
         if not missing:
@@ -212,7 +215,7 @@ def complete(arguments):
     """Fill in what to run where the command line doesn't say it."""
     if arguments.quick:
         arguments.sets = arguments.sets or ["diabetes", "breast_cancer"]
-        arguments.methods = arguments.methods or ["CFLL", "MLP", "HistGB", "skorch"]
+        arguments.methods = arguments.methods or [*QUICK_METHODS]
     arguments.methods = arguments.methods or list(METHODS)
     arguments.seeds = arguments.seeds or [0]
     arguments.label = arguments.label or sklearn_cfll.__version__
