@@ -135,8 +135,10 @@ def test_members_without_resampling_are_plain_fits_of_other_seeds(table, cells):
     np.testing.assert_array_equal(first.predict(table[0]), alone.predict(table[0]))
 
     X, y = cells
-    bag = BaggingClassifier(classifier(), n_estimators=3, bootstrap=False)
-    members = [member.predict_proba(X) for member in bag.fit(X, y).estimators_]
+    bag = BaggingClassifier(
+        classifier(), n_estimators=3, bootstrap=False, random_state=0
+    ).fit(X, y)
+    members = [member.predict_proba(X) for member in bag.estimators_]
     assert np.ptp(members, axis=0).max() > 1e-3
     np.testing.assert_allclose(bag.predict_proba(X), np.mean(members, axis=0))
 

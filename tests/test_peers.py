@@ -85,6 +85,18 @@ def test_a_score_is_that_of_the_estimator_fitted_by_hand(finished, peers):
     assert line["score"] == pytest.approx(model.score(*split.test), rel=1e-6)
 
 
+def test_cfll_4_is_the_mean_of_four_fits_on_all_rows(peers):
+    split = peers.join_training_rows(peers.split_table(peers.load_table("diabetes")))
+    X, y = (part[:100] for part in split.train)
+    model = peers.make_model("CFLL_4", split, 0).fit(X, y)
+    members = [member.predict(X) for member in model.estimators_]
+    assert len(members) == 4
+    assert np.ptp(members, axis=0).min() > 0
+    np.testing.assert_allclose(model.predict(X), np.mean(members, axis=0))
+    for rows in model.estimators_samples_:
+        np.testing.assert_array_equal(np.sort(rows), range(100))
+
+
 def test_a_second_call_runs_only_what_is_missing(finished, peers, capsys):
     folder, _ = finished
     before = results(folder)

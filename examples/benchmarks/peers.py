@@ -39,8 +39,10 @@ import sklearn_cfll
 
 # Probabilities are kept this far from zero, the same for all.
 LEAST_PROBABILITY = 1e-7
-QUICK_METHODS = ("CFLL", "CFLL_4", "MLP", "HistGB", "skorch")
 KEY = ("table", "rows", "seed", "method", "label")
+
+# Those of --quick, of packages that the tests have.
+QUICK_METHODS = ("CFLL", "CFLL_4", "MLP", "HistGB", "skorch")
 
 
 def join_training_rows(split):
