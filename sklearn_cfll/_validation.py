@@ -32,7 +32,7 @@ _WIDE = 1e12
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
 IN_Y = "take CFLLClassifier for labels"
 
-# How NumPy and pandas begin to say that text, and that dates, are no numbers.
+# Parts of what NumPy and pandas say of text, and of dates and other objects.
 _TEXT = ("could not convert string", "Cannot cast str")
 _DATES = ("could not be promoted", "must be a string or a real number")
 
