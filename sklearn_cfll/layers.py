@@ -175,3 +175,44 @@ class PeriodicEmbedding(nn.Module):
         waves = torch.cos(torch.baddbmm(self.phase.mT, self.frequency.mT, numeric))
         functions = torch.baddbmm(self.bias.mT, self.weight.mT, waves)
         return torch.cat([X.mT, functions.flatten(0, 1)]).mT
+
+
+class ScaledLinear(nn.Linear):
+    """Linear layer with a learnt factor for each of its inputs, one at first.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    rate : float
+        How many times faster than other parameters the factors are learnt, by an
+        optimizer whose steps don't depend on the gradients' size, as Adam's.
+
+    References
+    ----------
+    Holzmüller, Grinsztajn, Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
+    Boosted Trees on Tabular Data", NeurIPS 2024, arXiv 2407.04491.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rate: float) -> None:
+        super().__init__(in_features, out_features)
+        self.rate = rate
+        self.excess = nn.Parameter(torch.zeros(in_features))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Compute the layer's outputs.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, in_features)
+
+        Returns
+        -------
+        X : Tensor of shape (n, out_features)
+        """
+        # The factors, 1 + rate * excess, are applied to the weights, whatever n is.
+        weight = torch.addcmul(self.weight, self.weight, self.excess, value=self.rate)
+        return nn.functional.linear(X, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Describe the layer."""
+        return f"{super().extra_repr()}, rate={self.rate:g}"

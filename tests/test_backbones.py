@@ -12,7 +12,7 @@ from sklearn_cfll import MLP, CFLLRegressor, TorchBackbone
 from sklearn_cfll._device import place
 from sklearn_cfll._validation import as_backbone
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.layers import PeriodicEmbedding, Standardize
+from sklearn_cfll.layers import PeriodicEmbedding, ScaledLinear, Standardize
 from sklearn_cfll.mlp import ACTIVATIONS
 
 
@@ -152,6 +152,68 @@ def test_the_embedding_learns_a_wave_that_the_plain_network_does_not():
     ]
     assert scores[0] > 0.95
     assert scores[1] < 0.7
+
+
+# Factors of the inputs --------------------------------------------------------------
+
+
+def first_layer(backbone, batches):
+    return layers_of(backbone.build(batches), nn.Linear)[0]
+
+
+def test_the_first_layer_alone_has_factors_of_its_inputs(batches):
+    first, second = layers_of(MLP(width=5).build(batches), nn.Linear)
+    assert isinstance(first, ScaledLinear)
+    assert type(second) is nn.Linear
+    assert first.excess.shape == (3 + 3 * 3,)
+    assert type(first_layer(MLP(gain_rate=0), batches)) is nn.Linear
+    assert first_layer(MLP(gain_rate=0.5), batches).rate == 0.5
+
+
+def test_factors_are_one_at_first_and_multiply_the_inputs():
+    layer = ScaledLinear(3, 4, rate=2.0)
+    X = torch.randn(5, 3)
+    torch.testing.assert_close(
+        layer(X), nn.functional.linear(X, layer.weight, layer.bias), rtol=0, atol=0
+    )
+    with torch.no_grad():
+        layer.excess.copy_(torch.tensor([0.5, -0.5, 0.0]))
+    scaled = X * torch.tensor([2.0, 0.0, 1.0])
+    expected = nn.functional.linear(scaled, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(X), expected)
+
+
+def test_a_step_moves_the_factors_gain_rate_times_as_far(X):
+    y = X[:, 0]
+    for rate in (0.5, 3.0):
+        model = CFLLRegressor(
+            MLP(gain_rate=rate),
+            max_epochs=1,
+            batch_size="full",
+            lr=0.01,
+            lr_schedule="constant",
+            early_stopping=False,
+        ).fit(X, y)
+        layer = layers_of(model.backbone_, nn.Linear)[0]
+        moved = (layer.rate * layer.excess).detach().abs().median().item()
+        assert moved == pytest.approx(0.01 * rate, rel=0.01)  # Adam's first step
+
+
+def test_columns_that_matter_get_larger_factors_and_fits_less_error():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2_000, 30))
+    y = X[:, 0] * X[:, 1]
+    models = [
+        CFLLRegressor(MLP(gain_rate=rate), max_epochs=5, random_state=0)
+        for rate in (3.0, 0)
+    ]
+    errors = [
+        1 - model.fit(X[:1_500], y[:1_500]).score(X[1_500:], y[1_500:])
+        for model in models
+    ]
+    assert errors[0] < 0.5 * errors[1]  # 0.0025 and 0.0103
+    excess = layers_of(models[0].backbone_, nn.Linear)[0].excess[:30]
+    assert excess[:2].min() > 0.1 > excess[2:].max()
 
 
 # Standardize ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ SETTINGS = {
     "embedding_size=7": {"backbone": MLP(embedding_size=7)},
     "frequency_scale=0.1": {"backbone": MLP(frequency_scale=0.1)},
     "frequency_scale=0.2": {"backbone": MLP(frequency_scale=0.2)},
+    "gain_rate=0": {"backbone": MLP(gain_rate=0)},
     "width=128": {"backbone": MLP(width=128)},
     "dropout=0.1": {"backbone": MLP(dropout=0.1)},
     "lr=0.01": {"lr": 0.01},
