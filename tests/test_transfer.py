@@ -11,14 +11,15 @@ import torch
 from sklearn.exceptions import NotFittedError
 from small_models import classifier, regressor
 
-from sklearn_cfll import _final
+from sklearn_cfll import MLP, _final
 from sklearn_cfll.functional import solve_ridge
 
 
 @pytest.fixture(scope="module")
 def fitted(table):
     settings = {"lr_schedule": "cosine", "prox": (1, 100), "dtype": "float64"}
-    return regressor(early_stopping=False, **settings).fit(*table)
+    backbone = MLP(width=32, gain_rate=0)
+    return regressor(backbone, early_stopping=False, **settings).fit(*table)
 
 
 @pytest.fixture(scope="module")
