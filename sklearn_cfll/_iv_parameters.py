@@ -5,11 +5,10 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._parameters import Parameters
+from sklearn_cfll._parameters import HoldsBackbones, Parameters
 from sklearn_cfll.functional.instrument import COMBINATIONS
 
 # What may be as in the other estimators.
@@ -27,7 +26,7 @@ SHARED = (
 )
 
 
-class IVParameters(BaseEstimator):
+class IVParameters(HoldsBackbones):
     """Stores the parameters; scikit-learn checks them by the table in fit."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -14,7 +14,42 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn_cfll.optimizers import OPTIMIZERS, SCHEDULES
 
 
-class Parameters(BaseEstimator):
+class HoldsBackbones(BaseEstimator):
+    """Says which backbones have parameters to set, where one has none."""
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters of the estimator, or of a backbone as ``backbone__name``.
+
+        Parameters
+        ----------
+        **params
+            Values by name.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ValueError
+            For a name that isn't there, or one of a backbone that has no parameters.
+        """
+        for name in params:
+            part, _, own = name.partition("__")
+            backbone = params.get(part, getattr(self, part, None))
+            if not own or not part.endswith("backbone"):
+                continue
+            if not hasattr(backbone, "set_params"):
+                what = "None" if backbone is None else f"a {type(backbone).__name__}"
+                raise ValueError(
+                    f"{name!r} can't be set, since {part} is {what} and has no "
+                    f"parameters; pass one that has them, such as {part}=MLP() or "
+                    "TorchBackbone(...)."
+                )
+        return super().set_params(**params)
+
+
+class Parameters(HoldsBackbones):
     """Stores the parameters; scikit-learn checks them by the table in fit."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -154,19 +154,17 @@ default="silu"
             layers.append(embedding)
             size = embedding.n_outputs
         for i in range(self.depth):
-            layers += [self._linear(size, first=i == 0), activation()]
+            if i == 0 and self.gain_rate > 0:
+                layers.append(ScaledLinear(size, self.width, rate=self.gain_rate))
+            else:
+                layers.append(nn.Linear(size, self.width))
+            layers.append(activation())
             if self.dropout > 0 and i < self.depth - 1:
                 layers.append(nn.Dropout(self.dropout))
             size = self.width
         if self.normalize:
             layers.append(nn.LayerNorm(size, elementwise_affine=False))
         return nn.Sequential(*layers)
-
-    def _linear(self, size: int, first: bool) -> nn.Linear:
-        """Make a hidden layer; the first one may have factors for its inputs."""
-        if first and self.gain_rate > 0:
-            return ScaledLinear(size, self.width, rate=self.gain_rate)
-        return nn.Linear(size, self.width)
 
     def _embedding(self, batches: TensorBatches) -> PeriodicEmbedding | None:
         """Embed the numeric columns, where there are any and not too many."""

@@ -193,6 +193,7 @@ def test_a_step_moves_the_factors_gain_rate_times_as_far(X):
             lr=0.01,
             lr_schedule="constant",
             early_stopping=False,
+            random_state=0,
         ).fit(X, y)
         layer = layers_of(model.backbone_, nn.Linear)[0]
         moved = (layer.rate * layer.excess).detach().abs().median().item()
@@ -203,17 +204,20 @@ def test_columns_that_matter_get_larger_factors_and_fits_less_error():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2_000, 30))
     y = X[:, 0] * X[:, 1]
-    models = [
-        CFLLRegressor(MLP(gain_rate=rate), max_epochs=5, random_state=0)
-        for rate in (3.0, 0)
-    ]
-    errors = [
-        1 - model.fit(X[:1_500], y[:1_500]).score(X[1_500:], y[1_500:])
-        for model in models
-    ]
-    assert errors[0] < 0.5 * errors[1]  # 0.0025 and 0.0103
-    excess = layers_of(models[0].backbone_, nn.Linear)[0].excess[:30]
-    assert excess[:2].min() > 0.1 > excess[2:].max()
+    ratios = []
+    for seed in range(3):
+        models = [
+            CFLLRegressor(MLP(gain_rate=rate), max_epochs=5, random_state=seed)
+            for rate in (3.0, 0)
+        ]
+        scaled, plain = (
+            1 - model.fit(X[:1_500], y[:1_500]).score(X[1_500:], y[1_500:])
+            for model in models
+        )
+        ratios.append(scaled / plain)
+        excess = layers_of(models[0].backbone_, nn.Linear)[0].excess[:30]
+        assert excess[:2].min() > max(0.1, excess[2:].max())
+    assert np.exp(np.mean(np.log(ratios))) < 0.5  # 0.24, 0.52 and 0.45
 
 
 # Standardize ----------------------------------------------------------------------

@@ -5,8 +5,9 @@ import pytest
 import torch
 from refusals import LABELS, N_ROWS, X, Y, assert_refused, case, classifier, regressor
 from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
 
-from sklearn_cfll import MLP, CFLLRegressor
+from sklearn_cfll import MLP, CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from sklearn_cfll.losses import TrueClassWeight
 
 
@@ -339,6 +340,23 @@ def test_a_misspelt_parameter_is_told_by_its_name():
         ValueError, match=r"^Invalid parameter 'max_epoch' for estimator CFLLRegressor"
     ):
         CFLLRegressor().set_params(max_epoch=3)
+
+
+@pytest.mark.parametrize("kind", [CFLLRegressor, CFLLClassifier, CFLLIVRegressor])
+def test_a_parameter_of_a_backbone_that_has_none_is_told(kind):
+    why = (
+        r"'backbone__width' can't be set, since backbone is {} and has no parameters; "
+    )
+    with pytest.raises(ValueError, match=why.format("None") + r".*=MLP"):
+        kind().set_params(backbone__width=8)
+    model = kind(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=why.format("a Linear")):
+        model.set_params(backbone__width=8, lr=0.5)
+    assert model.lr != 0.5  # nothing was set
+    model.set_params(backbone=MLP(), backbone__width=8)
+    assert model.backbone.width == 8
+    with pytest.raises(ValueError, match=r"^Invalid parameter 'widht' for .* MLP"):
+        model.set_params(backbone__widht=8)
 
 
 def test_a_class_without_weight_counts_as_absent():
