@@ -234,6 +234,14 @@ def test_features_that_are_not_finite_in_use_are_told(table):
 # Ending early -------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handling of Ctrl-C, which a process in the background is denied."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
 def interrupted(epoch, of):
     return pytest.warns(
         ConvergenceWarning,
@@ -242,6 +250,7 @@ def interrupted(epoch, of):
     )
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_ctrl_c_keeps_what_was_learnt(table, early_stopping):
     fixed = {"lr_schedule": "constant", "prox": 1.0, "early_stopping": early_stopping}
@@ -254,6 +263,7 @@ def test_ctrl_c_keeps_what_was_learnt(table, early_stopping):
     assert len(model.history_[:, "train_loss"]) == 3
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("make", [regressor, classifier])
 def test_ctrl_c_at_once_leaves_a_usable_estimator(table, make):
     X, y = table
@@ -264,6 +274,7 @@ def test_ctrl_c_at_once_leaves_a_usable_estimator(table, make):
     assert model.score(X, y > 0) > 0.3
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_midst_of_an_explosion_goes_back(table):
     model = steady(max_epochs=30, callbacks=[Spoil(4), Interrupt(5)])
     with interrupted(5, 30):
