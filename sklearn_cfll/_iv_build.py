@@ -102,7 +102,7 @@ def _built(
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name} could not be built: {reason}") from error
     module = place(module, device, dtype).eval()
-    probe = table[:2]
+    probe = table[:2].clone()
     given = f"columns of shape {tuple(probe.shape)}"
     try:
         with torch.no_grad():

@@ -240,9 +240,9 @@ def first_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:
     """Instrument features, and what they predict: psi, and the columns themselves."""
     for chunk in rows.chunks(sum(network.first.weight.shape)):
         wide = network.first.weight.dtype
-        psi = network.treatment(chunk.treatment).to(wide)
+        psi = network.treatment(chunk.treatment.clone()).to(wide)
         targets = torch.cat([psi, chunk.treatment.to(wide)], 1)
-        yield network.instrument(chunk.inputs), targets, chunk.weight
+        yield network.of_instruments(chunk), targets, chunk.weight
 
 
 def second_parts(network: IVNetwork, rows: StageRows) -> Iterator[Part]:

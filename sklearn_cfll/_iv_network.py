@@ -137,11 +137,24 @@ class IVNetwork(nn.Module):
         features: Tensor = self.combiner(treatment, covariate)
         return features
 
+    # Networks get copies of the rows, since they may write to their input.
+
     def features(self, rows: StageRows) -> StageFeatures:
         """Compute the features of all three networks."""
-        covariate = None if self.covariate is None else self.covariate(rows.exogenous)
         return StageFeatures(
-            self.treatment(rows.treatment), self.instrument(rows.inputs), covariate
+            self.treatment(rows.treatment.clone()),
+            self.of_instruments(rows),
+            self._of_covariates(rows),
+        )
+
+    def of_instruments(self, rows: StageRows) -> Tensor:
+        """Compute stage 1's features."""
+        features: Tensor = self.instrument(rows.inputs.clone())
+        return features
+
+    def _of_covariates(self, rows: StageRows) -> Tensor | None:
+        return (
+            None if self.covariate is None else self.covariate(rows.exogenous.clone())
         )
 
     def actual(self, features: StageFeatures) -> Tensor:
@@ -156,9 +169,8 @@ class IVNetwork(nn.Module):
 
     def structural(self, rows: StageRows) -> Tensor:
         """Stage-2 features of rows at the actual treatment; no instruments are used."""
-        covariate = None if self.covariate is None else self.covariate(rows.exogenous)
-        treatment = self.treatment(rows.treatment).to(self.second.weight.dtype)
-        return self._combined(treatment, covariate)
+        treatment = self.treatment(rows.treatment.clone()).to(self.second.weight.dtype)
+        return self._combined(treatment, self._of_covariates(rows))
 
 
 class IVEnsemble(nn.Module):

@@ -135,7 +135,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         sums = [torch.zeros(2, dtype=torch.float64)]
         for network in self.network_.eval().networks:
             numbers = len(network.first.weight)
-            parts = [network.instrument(p.inputs) for p in rows.chunks(numbers)]
+            parts = [network.of_instruments(p) for p in rows.chunks(numbers)]
             features = torch.cat(parts).cpu()
             refuse_few_rows(*features.shape)
             sums.append(projected_sums(residuals, centred, features, own))

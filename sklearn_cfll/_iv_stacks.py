@@ -40,7 +40,8 @@ class Stack(nn.Module):
             return features
         assert self.members is not None
         pairs = zip(self.members, X, strict=True)
-        return torch.stack([member(rows) for member, rows in pairs])
+        # Copies, since a network may write to its input.
+        return torch.stack([member(rows.clone()) for member, rows in pairs])
 
     def write_back(self) -> None:
         """Give the members the numbers that were trained for them."""

@@ -94,7 +94,9 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         with torch.inference_mode():
             for rows in chunk_slices(len(source), numbers, device):
                 try:
-                    features = backbone(source[rows].to(device, dtype))
+                    # A copy: a network may write to its input, which is the user's.
+                    chunk = source[rows].to(device, dtype, copy=True)
+                    features = backbone(chunk)
                 except Exception as error:
                     refuse_other_shape(self, X, error)
                     raise

@@ -56,6 +56,9 @@ class TensorBatches(Dataset):
     ----------
     features : Tensor of shape (n_samples, ..., d) or None
         What a trained backbone gives for the rows, where it is kept for several passes.
+    energy : float
+        The targets' mean square in what the rows are part of, where that is known: few
+        rows don't say how large a loss is usual.
 
     Yields
     ------
@@ -87,6 +90,7 @@ class TensorBatches(Dataset):
         self._rows = None if rows is None else share_memory(rows)
         self._labels = labels
         self.features: Tensor | None = None
+        self.energy = 0.0
         self.n_samples = len(self._source) if self._rows is None else len(self._rows)
         self.batch_size = min(batch_size, self.n_samples)
         self.targets: Tensor | OneHot | None
@@ -189,6 +193,8 @@ class TensorBatches(Dataset):
     def chunks(self, numbers_per_row: int) -> Iterator[tuple[Tensor, slice]]:
         """Cut X in order, in bounded memory, for passes without gradients.
 
+        Each chunk has memory of its own, to which a network may write.
+
         Parameters
         ----------
         numbers_per_row : int
@@ -202,7 +208,8 @@ class TensorBatches(Dataset):
         numbers = max(1, numbers_per_row, numbers_in(self.sample_shape))
         for rows in chunk_slices(self.n_samples, numbers, self.device):
             source = self._source[rows if self._rows is None else self._rows[rows]]
-            yield source.to(self.device, self.input_dtype), rows
+            copy = self._rows is None  # else the rows were gathered
+            yield source.to(self.device, self.input_dtype, copy=copy), rows
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and standard deviation of each column, in float64."""

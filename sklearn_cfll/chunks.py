@@ -62,7 +62,8 @@ def share_memory(array: ArrayLike | Tensor) -> Tensor:
     if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     if not array.flags.writeable:
-        # torch warns that it may write to read-only memory. Nothing here does.
+        # torch warns that it may write to read-only memory. Nothing here does, and
+        # networks, which may, get copies.
         array = np.asarray(_Writeable(array))
     return torch.from_numpy(array)
 

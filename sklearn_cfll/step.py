@@ -116,7 +116,9 @@ class TrainingStep(TrainingLoop):
         """Run the backbone; one with BatchNorm can't take a single row."""
         X = batch[0]["X"]
         try:
-            features: Tensor = self.module_.backbone(X)
+            # A copy, for networks that write to their input: a full batch is the user's
+            # own rows, and a step may take the features of a batch several times.
+            features: Tensor = self.module_.backbone(X.clone())
         except ValueError as error:
             if len(X) > 1:
                 raise
@@ -198,6 +200,6 @@ class TrainingStep(TrainingLoop):
         """Predict a held-out batch."""
         inputs, targets = batch
         with torch.inference_mode():
-            predictions = self.module_(inputs["X"])
+            predictions = self.module_(inputs["X"].clone())
             loss = self.get_loss(predictions, targets, X=inputs)
         return {"loss": loss, "y_pred": predictions}

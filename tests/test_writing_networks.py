@@ -1,0 +1,95 @@
+"""Networks that write to their input, as torch's in-place layers do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from small_models import regressor
+from torch import nn
+
+from sklearn_cfll import CFLLIVRegressor, TorchBackbone
+
+
+class Shift(nn.Module):
+    """Shifts and scales what it is given, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place, self.layer = in_place, nn.Linear(4, 16)
+
+    def forward(self, X):
+        X = X.sub_(0.5).mul_(0.5) if self.in_place else (X - 0.5) * 0.5
+        return self.layer(X).tanh()
+
+
+def shifting(in_place):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Shift(in_place)
+
+
+WAYS = {
+    "batches": {},
+    "full batch": {"batch_size": "full"},
+    "backbone first": {"update_order": "backbone_first"},
+    "line search": {"optimizer": "lbfgs", "batch_size": "full", "max_epochs": 5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_stay_as_they_are(table, way, dtype):
+    X, y = (array.astype(dtype) for array in table)
+    rows, held_out = X[:140].copy(), X[140:].copy()
+    settings = {"dtype": dtype, "max_epochs": 5, **WAYS[way]}
+    fits = [
+        regressor(shifting(in_place), **settings).fit(
+            rows, y[:140], X_val=held_out, y_val=y[140:]
+        )
+        for in_place in (True, False)
+    ]
+    whole = X.copy()
+    for method in ("predict", "transform"):
+        first, second = (getattr(model, method)(whole) for model in fits)
+        assert_array_equal(first, second)
+    assert_array_equal(np.concatenate([rows, held_out]), X)
+    assert_array_equal(whole, X)
+
+
+def test_rows_that_are_read_from_a_file_stay_as_they_are(table, tmp_path):
+    X, y = table[0].astype(np.float32), table[1]
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = regressor(shifting(True), dtype="float32", max_epochs=2).fit(mapped, y)
+    assert_array_equal(model.predict(mapped), model.predict(X))
+    assert_array_equal(np.load(tmp_path / "X.npy"), X)
+
+
+class Doubling(nn.Module):
+    """Doubles its input, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, X):
+        return X.mul_(2) if self.in_place else X * 2
+
+
+def test_rows_of_both_stages_stay_as_they_are():
+    random = np.random.default_rng(0)
+    Z, confounder = random.normal(size=(300, 2)), random.normal(size=300)
+    x = Z.sum(1) + confounder
+    y = 2 * x - confounder
+    given = [array.copy() for array in (x[:, None], y, Z)]
+    in_place, apart = (
+        CFLLIVRegressor(
+            TorchBackbone(Doubling, in_place=in_place), max_epochs=2, random_state=0
+        ).fit(given[0], given[1], instruments=given[2])
+        for in_place in (True, False)
+    )
+    assert_array_equal(in_place.predict(given[0]), apart.predict(given[0]))
+    for array, expected in zip(given, (x[:, None], y, Z), strict=True):
+        assert_array_equal(array, expected)
