@@ -222,10 +222,12 @@ default="cooldown"
         if training:
             self.n_steps_ = max(1, self.epochs_ * n_batches)
             if isinstance(dataset, TensorBatches):
-                targets = dataset.encoded
+                targets, weight = dataset.encoded, dataset.sample_weight
                 if not isinstance(targets, Tensor):
-                    targets = targets[:1]  # of classes; each row has the same energy
-                self.recovery_.set_energy(targets)
+                    # Of classes, of which each row has the same energy.
+                    targets, weight = targets[:1], None
+                weight = self.row_weights(targets, weight)
+                self.recovery_.set_energy(targets, weight, dataset.energy)
         return iterator
 
     # Training -------------------------------------------------------------------

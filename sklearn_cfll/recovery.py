@@ -87,16 +87,30 @@ class Recovery:
         """Steps that were not looked at yet."""
         return len(self._losses)
 
-    def set_energy(self, targets: Tensor) -> None:
+    def set_energy(
+        self, targets: Tensor, weight: Tensor | None = None, least: float = 0.0
+    ) -> None:
         """Note the loss of predicting nothing.
 
         Parameters
         ----------
         targets : Tensor of shape (n, ..., k)
+        weight : Tensor of shape (n,) or (n, ..., k), default=None
+            As the loss has them.
+        least : float, default=0.0
+            What it is taken for at least.
         """
-        if targets.numel():
-            norm = torch.linalg.vector_norm(targets)
-            self.energy = float(norm) ** 2 / targets.numel()
+        norm = torch.linalg.vector_norm
+        if not targets.numel():
+            return
+        if weight is None:
+            energy = norm(targets) ** 2 / targets.numel()
+        elif weight.ndim == 1:
+            energy = weight @ norm(targets.flatten(1), dim=1).square()
+            energy = energy / (weight.sum() * targets[0].numel())
+        else:
+            energy = norm(weight.sqrt() * targets) ** 2 / weight.sum()
+        self.energy = max(float(energy), least)
 
     def watch(self, loss: Tensor) -> bool:
         """Take a step's loss; tell whether it is time to check.

@@ -17,6 +17,7 @@ from small_models import classifier, regressor, small_network
 from torch import nn
 
 from sklearn_cfll import MLP, CFLLNet
+from sklearn_cfll.losses import SquaredLoss
 from sklearn_cfll.recovery import CHECK_EVERY, MOST_RECOVERIES
 
 
@@ -306,6 +307,43 @@ def test_a_callback_that_raises_leaves_the_estimator_as_it_was(table):
 
 
 # Weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 5, 3)])
+def test_the_loss_of_predicting_nothing_has_the_weights_of_the_loss(shape):
+    random = torch.Generator().manual_seed(0)
+    targets = torch.randn(7, *shape[1:-1], 3, generator=random)
+    weight = 5 * torch.rand(shape, generator=random)
+    net = CFLLNet(nn.Identity, n_features=3, n_outputs=3, max_epochs=0)
+    recovery = net.fit(targets.flatten(0, -2), targets.flatten(0, -2)).recovery_
+    recovery.set_energy(targets, weight)
+    expected = SquaredLoss()(torch.zeros_like(targets), targets, weight)
+    assert_allclose(recovery.energy, expected, rtol=1e-6)
+    recovery.set_energy(targets)
+    assert_allclose(recovery.energy, targets.square().mean(), rtol=1e-6)
+    recovery.set_energy(targets, weight, least=100.0)
+    assert recovery.energy == 100
+
+
+@pytest.mark.parametrize("kind", ["weights", "missing targets"])
+def test_a_loss_on_few_heavy_rows_or_few_targets_is_no_explosion(kind):
+    random = np.random.default_rng(0)
+    X, weight = random.normal(size=(3000, 5)), None
+    settings = {"batch_size": "full", "max_epochs": 100, "prox": 0}
+    if kind == "weights":
+        # Most of the loss is of a fiftieth of the rows.
+        heavy = random.random(3000) < 0.02
+        y = np.where(heavy, X[:, 0] + random.normal(size=3000), 0.0)
+        weight = np.where(heavy, 200.0, 1.0)
+    else:
+        y = 3 * random.normal(size=(3000, 20)) + X @ random.normal(size=(5, 20)) / 2
+        y[random.random(y.shape) > 0.05] = np.nan
+        settings |= {"missing_targets": "ignore", "update_order": "backbone_first"}
+        settings |= {"batch_size": 128, "max_epochs": 3, "prox": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = regressor(**settings).fit(X, y, sample_weight=weight)
+    assert model.n_recoveries_ == 0
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
