@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,11 @@ from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._stream import stream
 from sklearn_cfll._streaming import Streaming
+from sklearn_cfll._sums import faded
 from sklearn_cfll._targets import ClassTargets
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import Rows
-from sklearn_cfll.functional.paths import AnyPath, by_output
+from sklearn_cfll.functional.paths import AnyPath, by_output, path_of
 from sklearn_cfll.net import CFLLNet
 
 # Bounds of the factor of the solved head's scores, as far as rows of a stream set it.
@@ -166,6 +168,10 @@ class ClassStreaming(Streaming):
     ) -> float:
         """Average the factors of all calls, in logarithms, by the rows' weights."""
         if before is None:
+            # In one unit, and with what they weigh in the sums: the rows and the path.
+            batches, _ = faded(problem.batches, float(self.forgetting))
+            problem = replace(problem, batches=batches)
+            path = path_of(path.moments.scaled(problem.unit))
             scores, index, weight = left_out(net, problem, path, self.alpha_)
             scores = scores / self.target_scale
         elif before.unseen is None:

@@ -95,7 +95,8 @@ stream_epochs : int or "auto", default="auto"
     Passes over the rows of each ``partial_fit`` that train the backbone; 0 leaves it
     as it is, so that the head is the exact one of all rows so far. "auto" is 0 after
     ``fit``; in a stream that ``partial_fit`` began it is ``max_epochs`` for the first
-    call and 3 for each later one.
+    call and 3 for each later one. Steps on later chunks of fewer than 100 rows are as
+    much smaller, so that a few rows don't unlearn the others.
 forgetting : float, default=1.0
     Factor by which each further row of ``partial_fit`` lowers the weight of those
     before it in the head, whose memory is thus of 1 / (1 - forgetting) rows.

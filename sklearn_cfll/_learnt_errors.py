@@ -22,7 +22,7 @@ from sklearn_cfll._unseen import (
     unseen_rows,
 )
 from sklearn_cfll.functional.outputs import weighted_sum
-from sklearn_cfll.functional.paths import AnyPath, path_of
+from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.functional.posterior import (
     HeadPosterior,
     effective_dof,
@@ -122,8 +122,7 @@ class LearntErrors(BaseCFLL):
             Variance of the noise by the new chunk, from :meth:`_unlearnt_noise`.
         """
         sums = self._sums
-        if sums.per_row is not sums.moments:
-            path = path_of(sums.per_row)
+        path = sums.path_per_row(path)
         alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
         self._posterior = HeadPosterior.of(path, alpha)
         if not sums.streamed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from numbers import Integral
 from typing import Any
@@ -22,20 +23,31 @@ _SETTLED = ("sample_norm", "class_weight", "target_scale", "true_class_weight")
 # stream never makes up for it (docs/design/defaults.md).
 _LATER_PASSES = 3
 
+# Rows of a later chunk from which on its steps are whole ones. On fewer rows the rate
+# is as much lower, and prox as much larger: whole steps on each row that comes would
+# unlearn all others (docs/design/defaults.md).
+_WHOLE_CHUNK = 100
 
-def _auto_rate(progress: float) -> float:
-    """Give the factor of the automatic rate, which no schedule lowers in the end."""
-    return 0.25
+# Factor of the automatic rate, which no schedule lowers in the end.
+_AUTO_RATE = 0.25
+
+
+def _constant(progress: float, factor: float) -> float:
+    return factor
 
 
 def as_streaming(estimator: Any, n_rows: int, first: bool) -> Any:
     """Give a view of the estimator by which a chunk of rows is trained on."""
     prox = defaults.PROX if estimator.prox is None else estimator.prox
     prox = check_prox(prox, estimator.batch_size)
+    prox = prox[1] if isinstance(prox, tuple) else prox
+    # What few rows say weighs less beside what is learnt.
+    share = 1.0 if first else min(1.0, n_rows / _WHOLE_CHUNK)
+    rate = share * (_AUTO_RATE if estimator.lr == "auto" else 1.0)
     params: dict[str, Any] = {
         # A stream has no end that schedules could go towards.
-        "lr_schedule": _auto_rate if estimator.lr == "auto" else "constant",
-        "prox": prox[1] if isinstance(prox, tuple) else prox,
+        "lr_schedule": functools.partial(_constant, factor=rate),
+        "prox": prox if isinstance(prox, str) else prox / share,
         "max_epochs": _epochs_of_stream(estimator, n_rows, first),
     }
     if first:

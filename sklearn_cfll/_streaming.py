@@ -137,6 +137,8 @@ class Streaming(BaseCFLL):
         if not first and view.max_epochs == 0:
             return with_new_head(self.net_, self.backbone_), False
         net = build_net(view, problem, None if first else self.net_.module_)
+        if not first:
+            problem.batches.energy = self._energy_of_stream()
         refuse_on_grid(view, "partial_fit")
         net.fit(problem.batches, None)
         net.module_.eval()
@@ -145,6 +147,12 @@ class Streaming(BaseCFLL):
         self.n_recoveries_ = net.n_recoveries_ + (0 if first else self.n_recoveries_)
         trains = has_learnable_parameters(net.module_.backbone)
         return net, view.max_epochs != 0 and trains
+
+    def _energy_of_stream(self) -> float:
+        """Give the mean square of the encoded targets of all rows so far."""
+        moments, head = self._sums.moments, self.net_.module_.head
+        nothing = [torch.zeros_like(part).cpu() for part in (head.weight, head.bias)]
+        return float(moments.error_of(*nothing).mean())
 
     def _merge_head(self, net: CFLLNet, problem: Problem, stepped: bool) -> AnyPath:
         """Solve the head of the earlier rows and of these together."""
@@ -207,7 +215,8 @@ class Streaming(BaseCFLL):
             return self.alpha_
         if self._sums.stepped or path is None:
             return _MOVING_ALPHA
-        score = path.generalized_errors(ALPHA_PATH)
+        # What is left of the degrees of freedom is counted in rows.
+        score = self._sums.path_per_row(path).generalized_errors(ALPHA_PATH)
         if is_classifier(self):
             score = score.mean(1, keepdim=True)
         best = largest_of_the_best(score / self._loss_unit)

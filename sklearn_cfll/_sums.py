@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.paths import AnyMoments
+from sklearn_cfll.functional.paths import AnyMoments, AnyPath, path_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class HeadSums:
         if self.weight in (0, self.n_rows):
             return self.moments
         return self.moments.scaled(self.n_rows / self.weight)
+
+    def path_per_row(self, path: AnyPath) -> AnyPath:
+        """Turn the path of the moments into that of ``per_row``."""
+        per_row = self.per_row
+        return path if per_row is self.moments else path_of(per_row)
 
 
 def size_of(

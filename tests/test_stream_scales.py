@@ -1,0 +1,97 @@
+"""Streams whose weights are of any size, and whose chunks are small."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.datasets import make_classification, make_friedman1
+from sklearn.metrics import log_loss
+from small_models import classifier, regressor
+
+FROZEN = {"stream_epochs": 0}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return make_friedman1(900, noise=0.5, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    return make_classification(
+        1200, 10, n_informative=5, flip_y=0.1, shuffle=True, random_state=0
+    )
+
+
+# Weights ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+@pytest.mark.parametrize("alpha", ["auto", 0.01])
+def test_a_stream_doesnt_see_the_size_of_all_weights(rows, size, alpha):
+    X, y = rows
+    models = []
+    for weight in (1.0, size):
+        model = regressor(alpha=alpha, **FROZEN)
+        for part in (slice(0, 300), slice(300, 600)):
+            model.partial_fit(X[part], y[part], sample_weight=np.full(300, weight))
+        models.append(model)
+    assert models[0].alpha_ == models[1].alpha_
+    assert models[0].score(X[600:], y[600:]) > 0.7
+    first, second = (model.predict(X[600:]) for model in models)
+    assert_allclose(first, second, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_probabilities_of_a_stream_stand_weights_of_any_size(labelled, size):
+    X, y = labelled
+    losses = []
+    for weight in (1.0, size):
+        model = classifier(max_epochs=3).partial_fit(
+            X[:600], y[:600], classes=[0, 1], sample_weight=np.full(600, weight)
+        )
+        losses.append(log_loss(y[600:], model.predict_proba(X[600:])))
+    # Weights count rows, so that many make the model somewhat surer than few.
+    assert losses[0] < 0.4
+    assert_allclose(losses[1], losses[0], rtol=0.1)
+
+
+def test_forgetting_counts_a_chunks_rows_as_weights_by_age_do(labelled):
+    X, y = labelled[0][:600], labelled[1][:600]
+    classes = {"classes": [0, 1]}
+    settings = {"alpha": 0.01, "dtype": "float64", **FROZEN}
+    fading = classifier(forgetting=0.99, **settings)
+    fading.partial_fit(X, y, **classes)
+    age = np.arange(599.0, -1, -1)
+    # The columns' scale, which doesn't know of forgetting, comes with the backbone.
+    weighted = classifier(fading.backbone_, **settings)
+    weighted.partial_fit(X, y, sample_weight=0.99**age, **classes)
+    assert_allclose(fading.calibration_, weighted.calibration_, rtol=1e-6)
+    assert_allclose(fading.predict_proba(X), weighted.predict_proba(X), rtol=1e-6)
+
+
+# Small chunks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_small_chunks_dont_unlearn_what_came_before(rows, size):
+    X, y = rows
+    model = regressor(batch_size="auto").partial_fit(X[:300], y[:300])
+    before = model.score(X[600:], y[600:])
+    for start in range(300, 300 + 20 * size, size):
+        part = slice(start, start + size)
+        model.partial_fit(X[part], y[part])
+    assert model.n_recoveries_ == 0
+    assert model.score(X[600:], y[600:]) > before - 0.05
+
+
+def test_a_chunk_of_few_rows_makes_steps_as_much_smaller(rows):
+    X, y = rows
+    model = regressor(prox=2.0).partial_fit(X[:300], y[:300])
+    for n_rows, share in [(100, 1.0), (20, 0.2), (250, 1.0)]:
+        after = copy.deepcopy(model).partial_fit(X[:n_rows], y[:n_rows])
+        assert_allclose(after.history_[0, "lr"], 0.02 * share / 4)
+        assert_allclose(after.net_.prox, 2 / share)
