@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 
 Closure = Callable[[], Any]
 
+# Ways in which torch's Adam steps, of which it takes one at a time.
+_FORMS = {"fused", "foreach", "differentiable"}
+
 
 def _sgd(params: Any, lr: float, momentum: float = 0.9, **kwargs: Any) -> Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=momentum, **kwargs)
@@ -190,8 +193,8 @@ def optimizer_factory(
     Raises
     ------
     ValueError
-        Where ``params`` holds what has a parameter of its own, or the optimizer has no
-        weight decay.
+        Where ``params`` holds what has a parameter of its own or what can't train a
+        backbone, or the optimizer has no weight decay.
     """
     factory, rate = (
         OPTIMIZERS[optimizer]
@@ -212,10 +215,21 @@ def optimizer_factory(
                 "takes none; set weight_decay=None."
             )
         params["weight_decay"] = weight_decay
-    if factory in (torch.optim.AdamW, torch.optim.Adam) and "fused" not in params:
+    if factory in (torch.optim.AdamW, torch.optim.Adam):
+        _choose_form(params, module)
+    return factory, rate if lr == "auto" else float(lr), params
+
+
+def _choose_form(params: dict[str, Any], module: nn.Module) -> None:
+    """Set how Adam steps, where its parameters leave that open."""
+    if params.get("differentiable"):
+        raise ValueError(
+            "optimizer_params holds differentiable=True, by which torch steps copies "
+            "of parameters alone, not those of a backbone; leave it out."
+        )
+    if not _FORMS & params.keys():
         # One kernel for all tensors, on the CPU too; it knows no complex ones.
         params["fused"] = all(p.is_floating_point() for p in module.parameters())
-    return factory, rate if lr == "auto" else float(lr), params
 
 
 def searches_along_lines(optimizer: Any) -> bool:

@@ -117,6 +117,31 @@ def test_optimizer_params_reach_the_optimizer(table):
     assert model.optimizer_params == {"betas": (0.5, 0.7), "eps": 1e-3}
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", torch.optim.AdamW])
+@pytest.mark.parametrize(
+    ("params", "fused"),
+    [
+        (None, True),
+        ({"fused": False}, False),
+        ({"foreach": True}, None),
+        ({"foreach": False}, None),
+        ({"differentiable": False}, None),
+    ],
+    ids=str,
+)
+def test_adam_is_fused_unless_told_how_to_step(table, optimizer, params, fused):
+    model = regressor(optimizer=optimizer, optimizer_params=params, max_epochs=1)
+    _, seen = watched(model, *table)
+    assert seen.options["fused"] is fused
+    assert (params or {}).items() <= seen.options.items()
+
+
+def test_steps_that_are_to_be_differentiated_are_an_error(table):
+    message = r"^optimizer_params holds differentiable=True, .*; leave it out\.$"
+    with pytest.raises(ValueError, match=message):
+        regressor(optimizer_params={"differentiable": True}).fit(*table)
+
+
 def test_unknown_optimizer_params_are_an_error(table):
     with pytest.raises(TypeError, match="unexpected keyword argument 'beta'"):
         regressor(optimizer_params={"beta": 0.5}).fit(*table)
