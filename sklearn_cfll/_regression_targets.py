@@ -42,6 +42,11 @@ class RegressionTargets(BaseCFLL):
         absent = np.isnan(y).reshape(len(y), -1).all(1)
         if absent.any():
             weight = np.where(absent, 0.0, 1.0 if weight is None else weight)
+            if not weight.any():
+                where = "" if absent.all() else " in a row that has weight"
+                raise ValueError(
+                    f"y holds no known target{where}; pass rows that have one."
+                )
         if self.sample_norm is None:
             return weight
         # Rows that come later are weighed as those of fit are.

@@ -105,14 +105,14 @@ class StandardisedTargets:
         With missing targets the mean of the outputs', each on the rows that have it.
         The points of a grid are rows with their sample's weight.
         """
-        if np.isnan(y).any():
-            return _score_of_known(predictions, y, weight)
         if len(y) < 2:
             return float("nan")
         if self.n_grid_axes:
             y, predictions = (v.reshape(-1, self.n_outputs) for v in (y, predictions))
             if weight is not None:
                 weight = np.repeat(weight, len(y) // len(weight))
+        if np.isnan(y).any():
+            return _score_of_known(predictions, y, weight)
         return r2(y, predictions, weight)
 
 
@@ -160,6 +160,8 @@ def _score_of_known(predictions: Any, y: Any, weight: Any) -> float:
         y.reshape(len(y), -1).T, predictions.reshape(len(y), -1).T, strict=True
     ):
         known = ~np.isnan(truth)
+        if weight is not None:
+            known &= weight > 0
         own = None if weight is None else weight[known]
         if known.sum() > 1:
             scores.append(r2(truth[known], prediction[known], own))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -230,23 +231,29 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
         y : array-like
-            In the shape that :meth:`predict` gives.
+            In the shape that :meth:`predict` gives; not-a-number for a target that
+            isn't known, where ``missing_targets`` is "ignore".
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
         score : float
-            The mean over the outputs. The points of a grid count as rows.
+            The mean over the outputs, each on the rows that have its target. The
+            points of a grid count as rows.
         """
         check_is_fitted(self)
         predictions = self.predict(X)
         y = self._read_targets(y)
-        if not self._targets.n_grid_axes:
+        if not self._targets.n_grid_axes and not np.isnan(y).any():
             return r2(y, predictions, sample_weight)
+        n_samples = len(predictions)
+        if {y.shape, predictions.shape} == {(n_samples,), (n_samples, 1)}:
+            y = y.reshape(predictions.shape)  # R2 takes a column for a vector
         if y.shape != predictions.shape:
             raise ValueError(
                 f"y has shape {y.shape} but the predictions for X have shape "
-                f"{predictions.shape}; pass the targets of the same samples and points."
+                f"{predictions.shape}; pass the targets of the same samples and "
+                f"{'points' if self._targets.n_grid_axes else 'outputs'}."
             )
         weight = read_weights(sample_weight, predictions)
         return self._targets.score(predictions, y, weight)

@@ -91,6 +91,17 @@ def test_a_samples_weight_is_that_of_each_of_its_points(grid):
     assert_allclose(score, by_row.score(*flat(X, y), np.repeat(weight, points)), 1e-8)
 
 
+@on_each_grid
+def test_points_without_a_target_are_left_out_of_the_score(grid):
+    X, y = fields(grid)
+    gaps = np.where(np.random.default_rng(0).random(y.shape) < 0.2, np.nan, y)
+    fitted = model(missing_targets="ignore").fit(X, y)
+    known = ~np.isnan(gaps)
+    predictions, truth = fitted.predict(X)[known], y[known]
+    left = np.square(predictions - truth).sum() / np.square(truth - truth.mean()).sum()
+    assert_allclose(fitted.score(X, gaps), 1 - left, 1e-8)
+
+
 def test_samples_of_a_weight_twice_as_large_are_samples_given_twice():
     X, y = fields((5,), 30)
     weight = np.r_[np.full(10, 2.0), np.ones(20)]

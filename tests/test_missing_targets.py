@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import cross_val_score
 from small_models import regressor
 
 from sklearn_cfll.functional import solve_ridge
@@ -92,6 +93,60 @@ def test_held_out_gaps_are_left_out_of_the_score(gappy):
     assert score == pytest.approx(np.mean(parts))
 
 
+def r2_by_hand(truth, predictions, weight):
+    mean = np.average(truth, weights=weight)
+    error = np.average((predictions - truth) ** 2, weights=weight)
+    return 1 - error / np.average((truth - mean) ** 2, weights=weight)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_the_score_of_each_output_is_that_of_the_rows_that_have_it(gappy, weighted):
+    X, Y, _ = gappy
+    model = model_for(max_epochs=3).fit(X, Y)
+    weight = np.arange(len(Y)) % 3 if weighted else np.ones(len(Y))
+    predictions, parts = model.predict(X), []
+    for output in range(3):
+        known = ~np.isnan(Y[:, output])
+        own = Y[known, output], predictions[known, output], weight[known]
+        parts.append(r2_by_hand(*own))
+    score = model.score(X, Y, weight if weighted else None)
+    assert score == pytest.approx(np.mean(parts))
+
+
+def test_an_output_without_weight_is_left_out_of_the_score(gappy):
+    X, Y, _ = gappy
+    model = model_for(max_epochs=3).fit(X, Y)
+    weight = np.isnan(Y[:, 0]).astype(float)
+    without = np.where(np.arange(3) == 0, np.nan, Y)
+    assert model.score(X, Y, weight) == model.score(X, without, weight)
+
+
+def test_gaps_in_a_column_are_scored_as_in_a_vector(table):
+    X, y = table
+    gaps = np.where(np.arange(len(y)) % 4 == 0, np.nan, y)
+    vector = model_for(max_epochs=3).fit(X, gaps)
+    column = model_for(max_epochs=3).fit(X, gaps[:, None])
+    score = vector.score(X, gaps)
+    assert [vector.score(X, gaps[:, None]), column.score(X, gaps)] == [score, score]
+
+
+def test_cross_validation_scores_gaps(gappy):
+    X, Y, _ = gappy
+    scores = cross_val_score(model_for(), X, Y, cv=3, error_score="raise")
+    assert (scores > 0.3).all()
+
+
+def test_targets_of_other_outputs_have_no_score(gappy):
+    X, Y, _ = gappy
+    model = model_for(max_epochs=1).fit(X, Y)
+    message = (
+        rf"^y has shape \({len(X)}, 2\) but the predictions for X have shape "
+        rf"\({len(X)}, 3\); pass the targets of the same samples and outputs\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.score(X, Y[:, :2])
+
+
 def test_an_output_that_no_held_out_row_has_follows_the_others(gappy):
     X, Y, _ = gappy
     held_out = Y[:40].copy()
@@ -153,6 +208,20 @@ def test_an_output_without_any_target_is_an_error(gappy):
     Y = np.c_[Y, np.full(len(Y), np.nan)]
     with pytest.raises(ValueError, match="output 3 of y is missing in every row"):
         model_for().fit(X, Y)
+
+
+def test_rows_without_any_known_target_are_an_error(gappy):
+    X, Y, _ = gappy
+    nothing = np.full_like(Y, np.nan)
+    message = r"^y holds no known target; pass rows that have one\.$"
+    with pytest.raises(ValueError, match=message):
+        model_for().fit(X, nothing)
+    model = model_for(max_epochs=1).fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X[:9], nothing[:9])
+    weight = np.isnan(Y).all(1).astype(float)
+    with pytest.raises(ValueError, match=r"^y holds no known target in a row that"):
+        model.partial_fit(X, Y, sample_weight=weight)
 
 
 def test_a_scorer_can_not_score_gaps(gappy):
