@@ -13,6 +13,7 @@ PACKAGE = Path(sklearn_cfll.__file__).parent
 # From the top down: each may import from those that stand before it alone.
 ORDER = [
     "datasets",
+    "functional.plain",
     "functional.systems",
     "functional.lapack",
     "functional.gram",

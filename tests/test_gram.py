@@ -5,7 +5,8 @@ import torch
 from torch.autograd import forward_ad
 
 from sklearn_cfll.functional import Moments, gram
-from sklearn_cfll.functional.gram import gram_of, is_plain
+from sklearn_cfll.functional.gram import gram_of
+from sklearn_cfll.functional.plain import is_plain
 
 TALL = (12, 5)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional import lapack
-from sklearn_cfll.functional.gram import is_plain
+from sklearn_cfll.functional.plain import is_plain
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 from sklearn_cfll.functional.systems import MANY_PRODUCTS
 

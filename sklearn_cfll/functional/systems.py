@@ -10,6 +10,8 @@ import torch
 from scipy.linalg.lapack import dpotrf
 from torch import Tensor
 
+from sklearn_cfll.functional.plain import is_followed, is_plain, is_stand_in
+
 # Below this ratio of largest to smallest eigenvalue a float32 Gram matrix is a safe
 # preconditioner: its relative error, about 1e-7 times this, is far below one, so
 # that one step of refinement squares it away.
@@ -54,7 +56,11 @@ class System:
         """
         narrow = rows.float() if self.mixed else rows
         gram = torch.matmul(narrow, narrow.mT).to(rows.dtype)
-        gram.diagonal(dim1=-2, dim2=-1).add_(self.shift[..., 0])
+        diagonal, shift = gram.diagonal(dim1=-2, dim2=-1), self.shift[..., 0]
+        if is_stand_in(shift):
+            gram = gram + torch.diag_embed(shift.expand(diagonal.shape))
+        else:
+            diagonal.add_(shift)
         self.factor, self.info = _cholesky(gram)
 
     def _solve_by_factor(self, rows: Tensor, right_side: Tensor) -> Tensor:
@@ -118,6 +124,30 @@ class ByEigenvalues(System):
         return solved
 
 
+class ByOutput(System):
+    """A system for each output's own ridge.
+
+    Eigenvectors have no derivatives where eigenvalues are equal, as those of zero are
+    where there are fewer rows than features; factors always have.
+    """
+
+    def _factorise(self) -> None:
+        kind = _smaller(self.rows)
+        self.systems = [
+            kind(self.rows, ridge, self.pull, self.mixed)
+            for ridge in torch.split(self.ridge, 1, -1)
+        ]
+
+    def solve(self, right_side: Tensor) -> Tensor:
+        """Apply each output's own inverse."""
+        columns = zip(self.systems, torch.split(right_side, 1, -1), strict=True)
+        return torch.cat([system.solve(column) for system, column in columns], -1)
+
+    def solved(self) -> Tensor:
+        """Tell whether there were all factors."""
+        return torch.stack([system.solved() for system in self.systems]).all(0)
+
+
 def _times(rows: Tensor, vectors: Tensor) -> Tensor:
     """Compute F v as (v'F')', which takes BLAS half the time for a few vectors."""
     return torch.matmul(vectors.mT, rows.mT).mT
@@ -130,8 +160,8 @@ def _adjoint_times(rows: Tensor, vectors: Tensor) -> Tensor:
 
 def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Lower factor, its upper triangle arbitrary, and zero where there is one."""
-    plain = matrix.ndim == 2 and matrix.device.type == "cpu"
-    if not plain or matrix.requires_grad or matrix.dtype != torch.float64:
+    wide = matrix.ndim == 2 and matrix.dtype == torch.float64
+    if not wide or not is_plain(matrix):
         factor, info = torch.linalg.cholesky_ex(matrix)
         return factor, info
     # LAPACK itself, in place: torch's copy of the triangle takes as long as the
@@ -149,11 +179,16 @@ def _two_triangles(factor: Tensor, right_side: Tensor) -> Tensor:
 
 def system_for(rows: Tensor, *, ridge: Tensor, pull: Tensor, mixed: bool) -> System:
     """Choose the smaller system, or the one that serves a ridge for each output."""
-    n_rows, n_features = rows.shape[-2:]
-    kind: type[System] = Dual if n_rows < n_features else Primal
+    kind = _smaller(rows)
     if ridge.shape[-1] > 1:
-        kind = ByEigenvalues
+        followed = any(map(is_followed, (rows, ridge, pull)))
+        kind = ByOutput if followed else ByEigenvalues
     return kind(rows, ridge, pull, mixed)
+
+
+def _smaller(rows: Tensor) -> type[System]:
+    n_rows, n_features = rows.shape[-2:]
+    return Dual if n_rows < n_features else Primal
 
 
 def worth_mixing(features: Tensor, prox: float | Tensor) -> bool:
