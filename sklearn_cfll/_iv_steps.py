@@ -34,9 +34,13 @@ class Steps:
     ----------
     modules : dict of str to torch.nn.Module
         What each kind of step trains.
+    complete : str
+        The kind that solves the heads of both stages and knows both losses, so that it
+        is computed where it has nothing to train, too.
     """
 
     modules: dict[str, nn.Module]
+    complete: str
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class MinibatchSteps(Steps):
     generator : torch.Generator
         Shuffles the rows.
     """
+
+    complete = "all"
 
     def __init__(
         self,
@@ -118,6 +124,8 @@ class FullBatchSteps(Steps):
     Xu et al., "Learning Deep Features in Instrumental Variable Regression", ICLR 2021,
     arXiv 2010.07154, algorithm 1.
     """
+
+    complete = "others"
 
     def __init__(
         self,

@@ -102,6 +102,9 @@ class IVTraining:
         for kind, compute in self.steps.of_pass():
             if kind in self.optimizers:
                 found.append(self._take(kind, compute))
+            elif kind == self.steps.complete:
+                with torch.no_grad():
+                    found.append(compute(self.step / self.n_steps)[1])
             self.step += 1
         for optimizer in self.optimizers.values():
             set_mode(optimizer, "eval")

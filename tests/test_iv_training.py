@@ -460,6 +460,28 @@ def test_where_there_is_nothing_to_train_nothing_is_trained():
     assert model.diagnostics_["unexplained"]["unseen"] is None
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_where_the_instruments_alone_are_learnt_both_methods_find_the_slope(seed):
+    own_Z, hidden = np.random.default_rng(seed).normal(size=(2, 300))
+    x = own_Z + hidden
+    full, batches = (
+        CFLLIVRegressor(IDENTITY, max_epochs=3, random_state=0, **params).fit(
+            x[:, None], 2 * x - hidden, instruments=own_Z
+        )
+        for params in ({"batch_size": "full"}, {})
+    )
+    deviation = batches.coef_std_
+    assert_allclose(full.coef_std_, deviation, rtol=0.01)
+    for model in (full, batches):
+        assert abs(model.coef_ - 2) < 3 * deviation
+        losses = [row["stage2_loss"] for row in model.history_]
+        assert len(losses) == 3
+        assert np.isfinite(losses).all()
+    assert abs(full.coef_ - batches.coef_) < 0.05 * deviation
+    plain = np.polyfit(x, 2 * x - hidden, 1)[0]
+    assert abs(plain - 2) > 3 * deviation
+
+
 def test_a_frozen_network_is_left_as_it_is():
     module = nn.Linear(1, 3)
     for parameter in module.parameters():
