@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
@@ -17,7 +16,7 @@ from sklearn_cfll._problem import Problem
 from sklearn_cfll._stream import stream
 from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._sums import faded
-from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll._targets import ClassTargets, weights_of_classes
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import Rows
 from sklearn_cfll.functional.paths import AnyPath, by_output, path_of
@@ -103,10 +102,7 @@ class ClassStreaming(Streaming):
                 "class_weight='balanced' needs the counts of all rows, which a stream "
                 "doesn't tell; pass a dict of weights."
             )
-        values = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=self.classes_
-        )
-        self._class_weight = dict(zip(self.classes_.tolist(), values, strict=True))
+        self._class_weight = weights_of_classes(self.class_weight, self.classes_, None)
 
     def _meet_targets(self, train: Rows, first: bool) -> None:
         """Learn nothing: the classes are known before the first rows."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.class_weight import compute_class_weight
 
 from sklearn_cfll.one_hot import OneHot
 
@@ -242,3 +243,33 @@ class ClassTargets:
     def score(self, predictions: Any, y: Any, weight: Any) -> float:
         """Accuracy of decoded predictions."""
         return float(accuracy_score(y, predictions, sample_weight=weight))
+
+
+def weights_of_classes(
+    given: Any, y: NDArray[Any], weight: NDArray[Any] | None
+) -> dict[Any, float]:
+    """Weights of the classes of the rows that have weight, by label.
+
+    Parameters
+    ----------
+    given : dict or "balanced"
+        What was passed as ``class_weight``.
+    y : array of shape (n_samples,)
+    weight : array of shape (n_samples,) or None
+        Of the rows.
+    """
+    if weight is not None:
+        y, weight = y[weight > 0], weight[weight > 0] / weight.max()
+    classes, index = np.unique(y, return_inverse=True)
+    if isinstance(given, str):
+        # Written out: scikit-learn below 1.9 leaves the rows' weights out.
+        sums = np.bincount(index, weight)
+        values = sums.sum() / (len(classes) * sums)
+    else:
+        values = compute_class_weight(given, classes=classes, y=y)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(
+            f"class_weight must be finite and not negative, got {values} for the "
+            f"classes {classes.tolist()}."
+        )
+    return dict(zip(classes.tolist(), values, strict=True))

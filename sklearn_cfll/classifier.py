@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_y, column_or_1d
 from torch import Tensor
@@ -23,7 +22,7 @@ from sklearn_cfll._logits import LinearLogits, calibrate
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._problem import Problem
 from sklearn_cfll._sets import PredictionSets
-from sklearn_cfll._targets import ClassTargets
+from sklearn_cfll._targets import ClassTargets, weights_of_classes
 from sklearn_cfll._transfer import Transfer
 from sklearn_cfll.functional.paths import AnyPath
 from sklearn_cfll.losses import TrueClassWeight, accuracy
@@ -43,7 +42,8 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
 
     {parameters}
     class_weight : dict or "balanced", default=None
-        Weights of the classes, multiplied with ``sample_weight``.
+        Weights of the classes, multiplied with ``sample_weight``; "balanced" makes
+        their products have the same sum in each class.
     target_scale : float, default=1.0
         The M of the rescaled square loss: targets are -M and M, and so are the solved
         head's scores, about. Gradients grow by its square, so that SGD at a rate over
@@ -179,14 +179,7 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
         if self.class_weight is None:
             return weight
         if reset:
-            classes = np.unique(y)
-            values = compute_class_weight(self.class_weight, classes=classes, y=y)
-            if not (np.isfinite(values).all() and (values >= 0).all()):
-                raise ValueError(
-                    f"class_weight must be finite and not negative, got {values} for "
-                    f"the classes {classes.tolist()}."
-                )
-            self._class_weight = dict(zip(classes.tolist(), values, strict=True))
+            self._class_weight = weights_of_classes(self.class_weight, y, weight)
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
 

@@ -284,3 +284,37 @@ def test_class_weights_multiply_sample_weights(wine):
     model = classifier(class_weight={2: 4.0}).fit(X, y, weight)
     by_hand = classifier().fit(X, y, weight * np.where(y == 2, 4.0, 1.0))
     assert_array_equal(model.predict_proba(X), by_hand.predict_proba(X))
+
+
+ON_ALL_ROWS = {"early_stopping": False, "batch_size": "full"}
+
+
+@pytest.mark.parametrize(
+    "class_weight", ["balanced", {0: 1.0, 1: 0.25, 2: 8.0}], ids=["balanced", "dict"]
+)
+@pytest.mark.parametrize("absent", [[0], [1, 2]], ids=["half", "two classes"])
+def test_rows_without_weight_do_not_count_in_class_weights(wine, class_weight, absent):
+    X, y = wine
+    weight = np.where(np.isin(y, absent) & (np.arange(len(y)) % 2 == 0), 0.0, 1.0)
+    model = classifier(class_weight=class_weight, dtype="float64", **ON_ALL_ROWS)
+    weighted = model.fit(X, y, weight).predict_proba(X)
+    left = model.fit(X[weight > 0], y[weight > 0]).predict_proba(X)
+    assert_allclose(weighted, left, rtol=1e-8, atol=1e-8)
+
+
+def test_a_class_without_weight_is_no_class_for_balanced_weights(wine):
+    X, y = wine
+    model = classifier(class_weight="balanced", dtype="float64", **ON_ALL_ROWS)
+    weighted = model.fit(X, y, (y != 2).astype(float)).predict_proba(X)
+    left = model.fit(X[y != 2], y[y != 2]).predict_proba(X)
+    assert_allclose(weighted, left, rtol=1e-8, atol=1e-8)
+
+
+def test_balanced_classes_have_the_same_sum_of_weights(wine):
+    X, y = wine
+    weight = np.linspace(0.5, 2, len(y)) * (1 + y)
+    sums = np.bincount(y, weight)
+    by_hand = dict(enumerate(sums.sum() / (3 * sums)))
+    balanced = classifier(class_weight="balanced").fit(X, y, weight)
+    expected = classifier(class_weight=by_hand).fit(X, y, weight)
+    assert_allclose(balanced.predict_proba(X), expected.predict_proba(X), rtol=1e-6)
