@@ -20,7 +20,7 @@ from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._predicting import Predicting
 from sklearn_cfll._problem import Problem, state_problem
-from sklearn_cfll._stream_terms import settle_terms
+from sklearn_cfll._stream_terms import refuse_changed_network, settle_terms
 from sklearn_cfll._sums import HeadSums
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import (
@@ -78,7 +78,8 @@ class BaseCFLL(Predicting):
         Raises
         ------
         ValueError
-            Where a parameter, the data or the backbone can't be used. What was fitted
+            Where a parameter, the data or the backbone can't be used, or with
+            ``warm_start`` the backbone or ``sample_norm`` has changed. What was fitted
             before is kept.
         FloatingPointError
             Where the training diverges, again and again.
@@ -92,8 +93,12 @@ class BaseCFLL(Predicting):
         """
         with all_or_nothing(self), naming_weights(sample_weight):
             again = self.warm_start and hasattr(self, "net_")
-            settle_terms(self, *(["backbone"] if again else []))
-            train = read_rows(self, X, y, sample_weight, reset=not again)
+            if again:
+                refuse_changed_network(self)
+            settle_terms(self)
+            train = read_rows(
+                self, X, y, sample_weight, reset=not again, new_targets=True
+            )
             held_out = self._read_held_out(X_val, y_val, sample_weight_val)
             if not again:
                 self._learn_targets(train.chosen(train.y), train.chosen(train.weight))

@@ -90,7 +90,7 @@ net_params : dict, default=None
     ``train_split``, ``train_score``, ``valid_score``, ``decode``, ``module``,
     ``n_features`` and ``n_outputs``.
 warm_start : bool, default=False
-    Go on from the last fit's backbone and head.
+    Go on from the last fit's backbone and head, and its scaling of y.
 stream_epochs : int or "auto", default="auto"
     Passes over the rows of each ``partial_fit`` that train the backbone; 0 leaves it
     as it is, so that the head is the exact one of all rows so far. "auto" is 0 after

@@ -1,10 +1,11 @@
-"""On which terms a stream goes on: parameters that hold for a chunk, or for good."""
+"""On which terms a fit or a stream goes on: what may change, and what may not."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import math
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +18,10 @@ from sklearn_cfll._validation import as_backbone, check_prox
 
 # Parameters that the first rows settle: later ones are read as these were.
 _SETTLED = ("sample_norm", "class_weight", "target_scale", "true_class_weight")
+
+# Those of them that a warm start can't change: it goes on from the network and from the
+# scaling of y. The head is solved anew by the others.
+_OF_NETWORK = ("backbone", "sample_norm")
 
 # Passes over a later chunk of a stream that partial_fit began. The first one is gone
 # through as often as fit would: features that one pass has formed are poor, and the
@@ -103,14 +108,36 @@ def refuse_changed_terms(estimator: Any) -> None:
     trained = str(estimator._sums.dtype).removeprefix("torch.")
     if estimator.dtype != "auto":  # which takes what there is
         now["dtype"], then["dtype"] = estimator.dtype, trained
+    for name, change in _changes(then, now):
+        raise ValueError(
+            f"{name} has changed since the first rows came, {change}, but the network "
+            "and the head go on from what they were; set it back, or call fit, or "
+            "partial_fit of a clone, to begin anew."
+        )
+
+
+def refuse_changed_network(estimator: Any) -> None:
+    """Refuse a warm start where what it goes on from was made by other parameters.
+
+    Raises
+    ------
+    ValueError
+    """
+    then = vars(estimator).get("_terms", {})
+    for name, change in _changes(then, _terms_of(estimator)):
+        if name.split("__")[0] in _OF_NETWORK:
+            raise ValueError(
+                f"{name} has changed since the last fit, {change}, but warm_start=True "
+                "goes on from its network and its scaling of y; set it back, or set "
+                "warm_start=False to begin anew."
+            )
+
+
+def _changes(then: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the names of what has changed, and how."""
     for name, value in then.items():
         if now.get(name) != value:
-            raise ValueError(
-                f"{name} has changed since the first rows came, from {value} to "
-                f"{now.get(name)}, but the network and the head go on from what they "
-                "were; set it back, or call fit, or partial_fit of a clone, to begin "
-                "anew."
-            )
+            yield name, f"from {value} to {now.get(name)}"
 
 
 def _terms_of(estimator: Any) -> dict[str, str]:

@@ -14,6 +14,9 @@ from refusals import (
     with_value,
 )
 from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from sklearn_cfll import MLP, CFLLRegressor
 
 METHODS = [
     *[(regressor, name) for name in ["predict", "transform"]],
@@ -124,3 +127,32 @@ def test_a_warm_start_takes_the_shapes_and_labels_of_the_first_fit_alone():
             model.fit(**{"X": X, "y": target(model), **arguments})
         assert all(learnt_by(model)[name] is learnt[name] for name in learnt)
         np.testing.assert_array_equal(model.predict(X), predictions)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "told"),
+    [
+        ("sample_norm", None, "relative", "sample_norm .* from None to 'relative'"),
+        ("sample_norm", "relative", None, "sample_norm .* from 'relative' to None"),
+        ("backbone", MLP(width=8), MLP(width=9), "backbone__width .* from 8 to 9"),
+        ("backbone", MLP(width=8), nn.Tanh(), "backbone .* from MLP to Tanh.*"),
+    ],
+    ids=["relative", "absolute", "width", "kind"],
+)
+def test_a_warm_start_refuses_what_the_network_was_not_made_by(
+    name, before, after, told
+):
+    model = CFLLRegressor(warm_start=True, max_epochs=1, random_state=0)
+    model.set_params(**{name: before}).fit(X, Y)
+    predictions = model.predict(X)
+    told = told.replace(" .* ", " has changed since the last fit, ")
+    message = (
+        rf"^{told}, but warm_start=True goes on from its network and its scaling of y; "
+        r"set it back, or set warm_start=False to begin anew\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**{name: after}).fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), predictions)
+    model.set_params(warm_start=False).fit(X, Y)
+    model.set_params(**{name: before}, warm_start=False).fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), predictions)

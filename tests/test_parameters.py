@@ -254,6 +254,36 @@ def test_without_warm_start_a_fit_forgets_the_last(table):
     assert model.n_iter_ == 5
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "balanced"),
+        ({0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 100.0}),
+        ("balanced", None),
+    ],
+    ids=str,
+)
+def test_a_warm_start_takes_new_class_weights(wine, before, after):
+    settings = {"alpha": 0.1, "early_stopping": False, "max_epochs": 2}
+    model = classifier(nn.Identity(), class_weight=before, warm_start=True, **settings)
+    first = model.fit(*wine).predict_proba(wine[0])
+    model.set_params(class_weight=after).fit(*wine)
+    fresh = classifier(nn.Identity(), class_weight=after, **settings).fit(*wine)
+    expected = fresh.predict_proba(wine[0])
+    assert_allclose(model.predict_proba(wine[0]), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected - first).max() > 0.02
+
+
+def test_balanced_class_weights_of_a_warm_start_are_those_of_its_rows(wine):
+    X, y = wine
+    settings = {"alpha": 0.1, "early_stopping": False, "max_epochs": 2}
+    model = classifier(nn.Identity(), class_weight="balanced", **settings)
+    rows = np.flatnonzero((y != 0) | (np.arange(len(y)) % 4 == 0))
+    expected = model.fit(X[rows], y[rows]).predict_proba(X)
+    model.fit(X, y).set_params(warm_start=True).fit(X[rows], y[rows])
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-5, atol=1e-6)
+
+
 # Classes ------------------------------------------------------------------------
 
 
