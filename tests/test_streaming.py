@@ -203,6 +203,8 @@ def test_a_stream_from_scratch_trains_the_backbone(rows):
     once = stream(regressor(dtype="float64", stream_epochs=1), X, Y, 40)
     assert once.n_iter_ == 6
     assert moving.score(X, Y) > 0.9
+    # Of chunks on which steps are whole ones.
+    once = stream(regressor(dtype="float64", stream_epochs=1), X, Y, 120)
     assert once.score(X, Y) < 0.8
 
 
