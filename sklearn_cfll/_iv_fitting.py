@@ -27,10 +27,9 @@ from sklearn_cfll._iv_problem import IVProblem, mean_one
 from sklearn_cfll._iv_rows import MemberRows
 from sklearn_cfll._iv_steps import FullBatchSteps, MinibatchSteps, Steps
 from sklearn_cfll._iv_training import IVTraining
+from sklearn_cfll._numbers import IN_X, numbers_wanted
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._validation import (
-    IN_X,
-    numbers_wanted,
     read_column,
     read_weights,
     weighed_rows,
@@ -52,7 +51,7 @@ def read_problem(
     """Check the data, learn how to encode y, and resolve what is "auto"."""
     given = X
     y = None if y is None else read_column(y)
-    with numbers_wanted("X", IN_X):
+    with numbers_wanted("X", X, IN_X):
         X, y = validate_data(
             estimator,
             X,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import _get_feature_names, check_array
 
 from sklearn_cfll._iv_columns import Columns
-from sklearn_cfll._validation import numbers_wanted
+from sklearn_cfll._numbers import numbers_wanted
 
 
 def read_instruments(
@@ -29,7 +29,7 @@ def read_instruments(
     if names is None and isinstance(getattr(instruments, "name", None), str):
         names = np.array([instruments.name], dtype=object)
     cure = "encode text, by OneHotEncoder for example"
-    with numbers_wanted("instruments", cure):
+    with numbers_wanted("instruments", instruments, cure):
         Z = check_array(
             instruments,
             dtype=np.float64,

@@ -21,8 +21,9 @@ from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_parameters import IVParameters
 from sklearn_cfll._iv_problem import mean_one, split_tables, stage_rows
 from sklearn_cfll._iv_rows import StageRows
+from sklearn_cfll._numbers import IN_X, numbers_wanted
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import IN_X, numbers_wanted, weighed_rows
+from sklearn_cfll._validation import weighed_rows
 from sklearn_cfll.chunks import chunk_slices
 from sklearn_cfll.functional.projections import projected_sums
 from sklearn_cfll.functional.sandwich import HeadCovariance
@@ -43,7 +44,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
     def _read_columns(self, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Check X; give its endogenous and exogenous columns."""
         check_is_fitted(self)
-        with numbers_wanted("X", IN_X):
+        with numbers_wanted("X", X, IN_X):
             X = validate_data(self, X, dtype=np.float64, reset=False)
         treatment, exogenous, _ = split_tables(self._columns, X, None)
         return treatment, exogenous

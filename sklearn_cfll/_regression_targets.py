@@ -10,8 +10,8 @@ from sklearn.utils.validation import check_array
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._grids import relative_weights
+from sklearn_cfll._numbers import IN_Y, numbers_wanted
 from sklearn_cfll._targets import StandardisedTargets
-from sklearn_cfll._validation import IN_Y, numbers_wanted
 
 
 class RegressionTargets(BaseCFLL):
@@ -23,7 +23,7 @@ class RegressionTargets(BaseCFLL):
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         finite: Any = True if self.missing_targets == "error" else "allow-nan"
-        with numbers_wanted("y", IN_Y):
+        with numbers_wanted("y", y, IN_Y):
             y = check_array(
                 y,
                 ensure_2d=False,

@@ -20,6 +20,7 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from sklearn_cfll._grids import read_other_resolution, takes_other_resolutions
+from sklearn_cfll._numbers import IN_X, IN_Y, numbers_wanted
 from sklearn_cfll.backbones import Backbone, ModuleBackbone, name_of
 from sklearn_cfll.mlp import MLP
 
@@ -27,14 +28,6 @@ _FLOAT32 = np.finfo(np.float32)
 
 # Weights whose ratios are larger leave whole batches next to no weight.
 _WIDE = 1e12
-
-# What to do about text.
-IN_X = "encode text, by OneHotEncoder in a pipeline for example"
-IN_Y = "take CFLLClassifier for labels"
-
-# Parts of what NumPy and pandas say of text, and of dates and other objects.
-_TEXT = ("could not convert string", "Cannot cast str")
-_DATES = ("could not be promoted", "must be a string or a real number")
 
 
 @dataclass
@@ -70,7 +63,7 @@ def read_X(estimator: Any, X: Any, *, reset: bool, least: int = 1) -> NDArray[An
     """Check X as scikit-learn does; n-D arrays pass, for backbones that take them."""
     if not reset and _is_plain(X, estimator):
         return X
-    with numbers_wanted("X", IN_X):
+    with numbers_wanted("X", X, IN_X):
         if not reset and takes_other_resolutions(estimator):
             return read_other_resolution(estimator, X)
         return validate_data(
@@ -99,25 +92,6 @@ def _is_plain(X: Any, estimator: Any) -> bool:
         return False
     with np.errstate(all="ignore"):
         return bool(np.isfinite(X.sum()))
-
-
-@contextmanager
-def numbers_wanted(name: str, cure: str) -> Iterator[None]:
-    """Say what to do about text and dates, where NumPy can't convert them."""
-    wanted = f"{name} must hold numbers"
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        said = str(error)
-        if "must hold numbers" in said:  # of another argument
-            raise
-        if any(part in said for part in _TEXT):
-            raise ValueError(f"{said}; {wanted}: {cure}.") from error
-        if any(part in said for part in _DATES):
-            said = said.split(". ")[0]
-            days = "for dates take days since one of them, or their month and weekday"
-            raise TypeError(f"{said}; {wanted}: {days}.") from error
-        raise
 
 
 def read_rows(
@@ -157,7 +131,7 @@ def read_rows(
 
 def read_column(y: Any) -> NDArray[np.float64]:
     """Check that y holds numbers in a column."""
-    with numbers_wanted("y", IN_Y):
+    with numbers_wanted("y", y, IN_Y):
         y = column_or_1d(y, dtype=np.float64, warn=True)
     return np.asarray(y)
 
@@ -166,7 +140,8 @@ def read_weights(sample_weight: Any, X: NDArray[Any]) -> NDArray[np.float64] | N
     """Check weights: finite, not negative, one a row."""
     if sample_weight is None:
         return None
-    with numbers_wanted("sample_weight", "pass one for each row, or None"):
+    cure = "pass one for each row, or None"
+    with numbers_wanted("sample_weight", sample_weight, cure):
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )

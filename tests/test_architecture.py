@@ -58,6 +58,7 @@ ORDER = [
     "_parameters",
     "_undo",
     "_targets",
+    "_numbers",
     "_grids",
     "_validation",
     "_problem",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse
 from refusals import (
@@ -19,6 +20,9 @@ from refusals import (
 )
 
 INFINITE = r"contains infinity or a value too large for dtype\('float64'\)\."
+DATES = pd.date_range("2020", periods=N_ROWS)
+DAYS = r": for dates take days since one of them, or their month and weekday\."
+WHOLE = r" \(datetime64\[\w+\]\)"
 ROWS_AND_TARGETS = [
     case(
         "NaN in X",
@@ -153,12 +157,56 @@ ROWS_AND_TARGETS = [
             {"on": ONES > 0, "colour": pd.Categorical(["red"] * N_ROWS), "size": ONES}
         ),
     ),
+    *[
+        case(
+            f"{name} in X",
+            TypeError,
+            rf"X holds dates{where}; X must hold numbers{DAYS}",
+            X=dates,
+        )
+        for name, where, dates in [
+            (
+                "dates beside numbers",
+                r" in column 'day' \(datetime64\[\w+\]\)",
+                pd.DataFrame({"size": ONES, "day": DATES}),
+            ),
+            (
+                "dates alone",
+                r" in column 'day' \(datetime64\[\w+, UTC\]\)",
+                pd.DataFrame({"day": DATES.tz_localize("UTC")}),
+            ),
+            (
+                "dates of polars",
+                r" in column 'day' \(Datetime\(.*\)\)",
+                pl.DataFrame({"day": DATES.to_numpy()}),
+            ),
+            ("an array of dates", WHOLE, DATES.to_numpy()[:, None]),
+            (
+                "spans of time",
+                r" \(timedelta64\[\w+\]\)",
+                (DATES - DATES[0]).to_numpy()[:, None],
+            ),
+            ("a list of dates", WHOLE, [[day] for day in DATES.to_numpy()]),
+        ]
+    ],
+    *[
+        case(
+            f"{name} in y",
+            TypeError,
+            rf"y holds dates{WHOLE}; y must hold numbers{DAYS}",
+            params={"missing_targets": missing_targets},
+            y=dates,
+        )
+        for name, missing_targets, dates in [
+            ("dates", "error", pd.Series(DATES)),
+            ("a missing date", "ignore", pd.Series(DATES.where(DATES[0] < DATES))),
+        ]
+    ],
     case(
-        "dates in X",
+        "dates as objects",
         TypeError,
-        r"The DType .* could not be promoted by .*; X must hold numbers: for dates "
-        r"take days since one of them, or their month and weekday\.",
-        X=pd.DataFrame({"day": pd.date_range("2020", periods=N_ROWS), "size": ONES}),
+        rf".* must be a string or a real number, not .*; X must hold numbers{DAYS}",
+        X=pd.DataFrame({"day": DATES.astype(object)}),
     ),
     case(
         "complex X", ValueError, r"Complex data not supported\n.*", X=X.astype(complex)

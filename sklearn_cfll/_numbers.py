@@ -1,0 +1,61 @@
+"""What stands in place of numbers: text and dates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# What to do about text.
+IN_X = "encode text, by OneHotEncoder in a pipeline for example"
+IN_Y = "take CFLLClassifier for labels"
+
+# Parts of what NumPy and pandas say of text, and of dates and other objects.
+_TEXT = ("could not convert string", "Cannot cast str")
+_DATES = ("could not be promoted", "must be a string or a real number")
+_DAYS = "for dates take days since one of them, or their month and weekday"
+
+
+@contextmanager
+def numbers_wanted(name: str, values: Any, cure: str) -> Iterator[None]:
+    """Refuse dates, and say what to do about text, where NumPy can't convert it."""
+    wanted = f"{name} must hold numbers"
+    where = _find_dates(values)
+    if where is not None:
+        # NumPy would take them for nanoseconds, and a missing one for -9.2e18.
+        raise TypeError(f"{name} holds dates{where}; {wanted}: {_DAYS}.")
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        if "must hold numbers" in said:  # of another argument
+            raise
+        if any(part in said for part in _TEXT):
+            raise ValueError(f"{said}; {wanted}: {cure}.") from error
+        if any(part in said for part in _DATES):
+            said = said.split(". ")[0]
+            raise TypeError(f"{said}; {wanted}: {_DAYS}.") from error
+        raise
+
+
+def _find_dates(values: Any) -> str | None:
+    """Say which column holds dates or spans of time, and of what kind; None if none."""
+    while isinstance(values, list | tuple) and len(values):
+        values = values[0]
+    dtypes = getattr(values, "dtypes", None)
+    columns = getattr(values, "columns", None)
+    if dtypes is not None and columns is not None:
+        for column, dtype in zip(columns, dtypes, strict=True):
+            if _is_date(dtype):
+                return f" in column {column!r} ({dtype})"
+        return None
+    dtype = getattr(values, "dtype", None)
+    return f" ({dtype})" if _is_date(dtype) else None
+
+
+def _is_date(dtype: Any) -> bool:
+    """Whether a dtype of NumPy, pandas or polars is one of dates or spans of time."""
+    temporal = getattr(dtype, "is_temporal", None)  # polars
+    if callable(temporal):
+        return bool(temporal())
+    return getattr(dtype, "kind", None) in ("M", "m")
