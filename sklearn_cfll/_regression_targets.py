@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,20 @@ from sklearn_cfll._numbers import IN_Y, numbers_wanted
 from sklearn_cfll._targets import StandardisedTargets
 
 
+@contextmanager
+def _naming_missing_targets() -> Iterator[None]:
+    """Say what to do about missing targets."""
+    try:
+        yield
+    except ValueError as error:
+        if "contains NaN" not in str(error):
+            raise
+        raise ValueError(
+            f"{error} Leave its rows out, or fit with missing_targets='ignore', by "
+            "which each output learns from the rows that have it."
+        ) from error
+
+
 class RegressionTargets(BaseCFLL):
     """Reads numbers, on grids too, and encodes them."""
 
@@ -23,7 +39,7 @@ class RegressionTargets(BaseCFLL):
 
     def _read_targets(self, y: Any) -> NDArray[Any]:
         finite: Any = True if self.missing_targets == "error" else "allow-nan"
-        with numbers_wanted("y", y, IN_Y):
+        with numbers_wanted("y", y, IN_Y), _naming_missing_targets():
             y = check_array(
                 y,
                 ensure_2d=False,

@@ -23,6 +23,12 @@ NO_WEIGHT = (
     r"|sample_weight is zero for every row; give some a weight\.)"
 )
 
+MISSING = (
+    r"Input y contains NaN\. Leave its rows out, or fit with "
+    r"missing_targets='ignore', by which each output learns from the rows that have "
+    r"it\."
+)
+
 
 def regressor(**params):
     settings = {"backbone": MLP(width=8), "max_epochs": 2, "random_state": 0}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from refusals import (
     LABELS,
+    MISSING,
     NO_WEIGHT,
     ONES,
     X,
@@ -55,7 +56,7 @@ VALIDATION = [
     case(
         "NaN in y_val",
         ValueError,
-        HELD_OUT + r"Input y contains NaN\.",
+        HELD_OUT + MISSING,
         X_val=X,
         y_val=with_value(Y, np.nan),
     ),

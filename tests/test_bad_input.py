@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 from refusals import (
     LABELS,
+    MISSING,
     N_ROWS,
     NO_WEIGHT,
     ONES,
@@ -31,7 +32,7 @@ ROWS_AND_TARGETS = [
         X=with_value(X, np.nan),
     ),
     case("infinity in X", ValueError, f"Input X {INFINITE}", X=with_value(X, np.inf)),
-    case("NaN in y", ValueError, r"Input y contains NaN\.", y=with_value(Y, np.nan)),
+    case("NaN in y", ValueError, MISSING, y=with_value(Y, np.nan)),
     case("infinity in y", ValueError, f"Input y {INFINITE}", y=with_value(Y, -np.inf)),
     case(
         "NaN in labels",
