@@ -268,6 +268,14 @@ def _valid_score(
         view._adopt(net, problem.batches.input_dtype)
         vars(view).pop("feature_names_in_", None)
         kwargs = {} if weight is None else {"sample_weight": weight}
-        return float(scorer(view, X, y, **kwargs))
+        try:
+            return float(scorer(view, X, y, **kwargs))
+        except ValueError as error:
+            raise ValueError(
+                f"scoring={estimator.scoring!r} failed on the {len(X)} held-out rows: "
+                f"{str(error).rstrip('.')}; hold out rows that it can score, with each "
+                "class among them (X_val, or a larger validation_fraction), or set "
+                "scoring=None."
+            ) from error
 
     return score

@@ -41,6 +41,13 @@ class Backbone(BaseEstimator):
         raise NotImplementedError
 
 
+_POSITIONAL = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 class TorchBackbone(Backbone):
     """A user's module class, or a function that makes a module, with its parameters.
 
@@ -139,6 +146,12 @@ class TorchBackbone(Backbone):
         -------
         module : torch.nn.Module
         """
+        if isinstance(self.factory, nn.Module):
+            raise TypeError(
+                "TorchBackbone takes a class or a function that makes a module, got "
+                f"the module {name_of(self.factory)}; pass the module itself as "
+                "backbone, or its class."
+            )
         params = {name: getattr(self, name) for name in self._names}
         size = batches.sample_shape[0] if batches.sample_shape else 1
         args = self._size_argument(params, size)
@@ -147,6 +160,7 @@ class TorchBackbone(Backbone):
         except Exception as error:
             raise ValueError(
                 f"backbone {name_of(self.factory)} could not be built: {error}"
+                f"{self._cure(error, args, params)}"
             ) from error
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -159,25 +173,43 @@ class TorchBackbone(Backbone):
 
     def _size_argument(self, params: dict[str, Any], size: int) -> tuple[int, ...]:
         """Offer the input size by keyword (into ``params``) or by position."""
-        try:
-            signature = list(inspect.signature(self.factory).parameters.values())
-        except ValueError:  # a callable of C without a signature
-            return ()
+        signature = self._signature()
         if any(p.name == "in_features" for p in signature):
             params.setdefault("in_features", size)
             return ()
-        positional = (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
         if (
             signature
-            and signature[0].kind in positional
+            and signature[0].kind in _POSITIONAL
             and signature[0].name not in params
             and signature[0].default is inspect.Parameter.empty
         ):
             return (size,)
         return ()
+
+    def _signature(self) -> list[inspect.Parameter]:
+        """Parameters of the factory; none of a callable of C without a signature."""
+        try:
+            return list(inspect.signature(self.factory).parameters.values())
+        except ValueError:
+            return []
+
+    def _cure(
+        self, error: Exception, args: tuple[int, ...], params: dict[str, Any]
+    ) -> str:
+        """Name the arguments that the factory misses, where that is its error."""
+        if not isinstance(error, TypeError) or " missing " not in str(error):
+            return ""
+        missing = [
+            f"{parameter.name}=..."
+            for parameter in self._signature()[len(args) :]
+            if parameter.kind in _NAMED
+            and parameter.default is inspect.Parameter.empty
+            and parameter.name not in params
+        ]
+        if not missing:
+            return ""
+        given = ", ".join([name_of(self.factory), *missing])
+        return f"; pass what it needs: TorchBackbone({given})."
 
 
 class ModuleBackbone(Backbone):

@@ -84,6 +84,14 @@ class TrainingLoop(NeuralNet):
             if method_name == "on_epoch_end":
                 raise StopTraining from stop
             raise
+        except KeyError as error:
+            if self.train_split is not None or "valid_" not in str(error):
+                raise
+            raise ValueError(
+                f"a callback raised KeyError: {error}; no rows are held out, as is "
+                "usual for small tables: in fit set early_stopping=True or pass X_val "
+                "and y_val (to a CFLLNet a train_split)."
+            ) from error
 
     def _end_interrupted(self) -> None:
         """Warn, and leave no row of an epoch that wasn't ended."""

@@ -22,6 +22,42 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
+
+def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
+    """Make a non-linearity.
+
+    Parameters
+    ----------
+    activation : str or callable
+        A name among ``ACTIVATIONS``, or what makes a module when it is called.
+
+    Returns
+    -------
+    module : torch.nn.Module
+
+    Raises
+    ------
+    TypeError
+        Where it makes no module.
+    """
+    if isinstance(activation, str):
+        return ACTIVATIONS[activation]()
+    made: Any = None
+    cause, cure = None, "pass its class"
+    if not isinstance(activation, nn.Module):
+        cure = "pass a class"
+        try:
+            made = activation()
+        except TypeError as error:  # of a function of tensors
+            cause = error
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            "activation must be a name, or what makes a module when it is called "
+            f"without arguments, got {activation!r}; {cure}, such as torch.nn.ReLU."
+        ) from cause
+    return made
+
+
 # Numeric columns from which on "auto" embeds none.
 _MANY_COLUMNS = 256
 
@@ -145,9 +181,6 @@ default="silu"
                 f"MLP takes X of shape (n_samples, n_features), got samples of shape "
                 f"{batches.sample_shape}; pass a backbone that takes n-D samples."
             )
-        activation = self.activation
-        if isinstance(activation, str):
-            activation = ACTIVATIONS[activation]
         layers: list[nn.Module] = [Standardize.fitted(batches)]
         size = batches.sample_shape[0]
         embedding = self._embedding(batches)
@@ -159,7 +192,7 @@ default="silu"
                 layers.append(ScaledLinear(size, self.width, rate=self.gain_rate))
             else:
                 layers.append(nn.Linear(size, self.width))
-            layers.append(activation())
+            layers.append(make_activation(self.activation))
             if self.dropout > 0 and i < self.depth - 1:
                 layers.append(nn.Dropout(self.dropout))
             size = self.width

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sklearn_cfll.backbones import Backbone
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.mlp import ACTIVATIONS
+from sklearn_cfll.mlp import ACTIVATIONS, make_activation
 
 
 class SmallMLP(Backbone):
@@ -84,13 +84,10 @@ default="relu"
             raise ValueError(
                 f"widths must be one positive integer or several, got {self.widths!r}."
             )
-        activation = self.activation
-        if isinstance(activation, str):
-            activation = ACTIVATIONS[activation]
         layers: list[nn.Module] = []
         size = batches.sample_shape[0]
         for width in widths:
-            layers += [nn.Linear(size, int(width)), activation()]
+            layers += [nn.Linear(size, int(width)), make_activation(self.activation)]
             size = int(width)
         layers.pop()  # the head itself is linear in what the last layer gives
         if self.normalize:

@@ -6,7 +6,7 @@ from refusals import assert_refused, case, regressor
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
-from sklearn_cfll import MLP, CFLLRegressor, TorchBackbone
+from sklearn_cfll import MLP, CFLLRegressor, SmallMLP, TorchBackbone
 
 
 class Net(nn.Module):
@@ -49,6 +49,10 @@ WRAP = r"wrap a class or a function as TorchBackbone\({}\)"
 
 def network(in_features):
     raise AssertionError("not called as a bare function")
+
+
+def needy(n_in, h, width=4, *, act):
+    raise AssertionError("not called without its arguments")
 
 
 def divide(in_features):
@@ -189,9 +193,38 @@ NOT_BUILT = [
         "a missing argument",
         ValueError,
         r"backbone Linear could not be built: Linear\.__init__\(\) missing 1 required "
-        r"positional argument: 'out_features'",
+        r"positional argument: 'out_features'; pass what it needs: "
+        r"TorchBackbone\(Linear, out_features=\.\.\.\)\.",
         params={"backbone": TorchBackbone(nn.Linear)},
     ),
+    case(
+        "several missing arguments, one of them by keyword alone",
+        ValueError,
+        r"backbone needy could not be built: needy\(\) missing .*; pass what it needs: "
+        r"TorchBackbone\(needy, h=\.\.\., act=\.\.\.\)\.",
+        params={"backbone": TorchBackbone(needy, width=3)},
+    ),
+    case(
+        "a module in place of its class",
+        TypeError,
+        r"TorchBackbone takes a class or a function that makes a module, got the "
+        r"module Linear; pass the module itself as backbone, or its class\.",
+        params={"backbone": TorchBackbone(nn.Linear(4, 3))},
+    ),
+    *[
+        case(
+            f"{type(backbone).__name__} with the activation {name}",
+            TypeError,
+            r"activation must be a name, or what makes a module when it is called "
+            rf"without arguments, got {got}; pass {cure}, such as torch\.nn\.ReLU\.",
+            params={"backbone": backbone},
+        )
+        for name, got, cure, backbone in [
+            ("ReLU()", r"ReLU\(\)", "its class", MLP(activation=nn.ReLU())),
+            ("relu", r"<built-in .*relu.*>", "a class", MLP(activation=torch.relu)),
+            ("Tanh()", r"Tanh\(\)", "its class", SmallMLP(activation=nn.Tanh())),
+        ]
+    ],
     case(
         "a factory that makes no module",
         TypeError,

@@ -5,6 +5,7 @@ import pytest
 from refusals import (
     LABELS,
     MISSING,
+    N_ROWS,
     NO_WEIGHT,
     ONES,
     X,
@@ -15,7 +16,7 @@ from refusals import (
     regressor,
     with_value,
 )
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 
 TWO = np.column_stack([Y, -Y])
 HELD_OUT = r"held-out rows \(X_val, y_val\): "
@@ -168,6 +169,28 @@ def test_not_even_an_exit_takes_the_last_fit_away(error):
             raise error("now")
 
     assert_refused(regressor, {"callbacks": [Leaves()]}, {}, error, "now")
+
+
+def test_scoring_that_fails_on_the_held_out_rows_is_named():
+    labels = np.zeros(N_ROWS, dtype=int)
+    labels[7] = 1  # so rare that no held-out row has it
+    message = (
+        r"scoring='neg_log_loss' failed on the 6 held-out rows: .+; hold out rows that "
+        r"it can score, with each class among them \(X_val, or a larger "
+        r"validation_fraction\), or set scoring=None\."
+    )
+    params = {"scoring": "neg_log_loss", "early_stopping": True}
+    assert_refused(classifier, params, {"y": labels}, ValueError, message)
+
+
+def test_a_callback_that_looks_for_held_out_rows_is_told_that_there_are_none():
+    message = (
+        r"a callback raised KeyError: .*'valid_loss' was not found in history.*; no "
+        r"rows are held out, as is usual for small tables: in fit set "
+        r"early_stopping=True or pass X_val and y_val \(to a CFLLNet a train_split\)\."
+    )
+    params = {"callbacks": [EarlyStopping(patience=3)]}
+    assert_refused(regressor, params, {}, ValueError, message)
 
 
 def test_a_scorer_that_raises_leaves_the_last_fit_whole():
