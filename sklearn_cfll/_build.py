@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,9 @@ _OWN_NAMES = {
     "train_split": "early_stopping and validation_fraction, or X_val,",
     "valid_score": "scoring",
 }
+
+# What torch says of two precisions that meet.
+_PRECISION = re.compile("dtype|scalar type|double", re.IGNORECASE)
 
 
 def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLLNet:
@@ -139,7 +143,8 @@ def build_network(estimator: Any, problem: Problem) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"backbone {name} could not be built: {reason}") from error
     module = place(module, batches.device, batches.dtype)
-    *grid, n_features = _probe(module, name, batches)
+    widened = estimator.dtype == "auto" and batches.dtype == torch.float64
+    *grid, n_features = _probe(module, name, batches, widened)
     if grid:
         problem.put_on_grid(estimator, len(grid))
     n_outputs = batches.encoded.shape[-1]
@@ -149,9 +154,12 @@ def build_network(estimator: Any, problem: Problem) -> Network:
 
 @torch.no_grad()
 def _probe(
-    module: torch.nn.Module, name: str, batches: TensorBatches
+    module: torch.nn.Module, name: str, batches: TensorBatches, widened: bool
 ) -> tuple[int, ...]:
-    """Run the backbone on a few rows; give the shape of one's features."""
+    """Run the backbone on a few rows; give the shape of one's features.
+
+    ``widened`` says that they are in float64 and nobody has asked for it.
+    """
     index = torch.arange(min(2, batches.n_samples))
     X = batches[index][0]["X"]
     given = f"X of shape {tuple(X.shape)}"
@@ -159,8 +167,14 @@ def _probe(
     try:
         features = module(X)
     except Exception as error:
+        cure = ""
+        if widened and _PRECISION.search(str(error)):
+            cure = (
+                f"; tables of up to {defaults.FLOAT64_ROWS} rows are trained in "
+                "float64: set dtype='float32', or let the backbone take the dtype of X."
+            )
         raise ValueError(
-            f"backbone {name} raised {type(error).__name__} for {given}: {error}"
+            f"backbone {name} raised {type(error).__name__} for {given}: {error}{cure}"
         ) from error
     if not isinstance(features, Tensor):
         raise TypeError(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from refusals import assert_refused, case, regressor
+from refusals import X, Y, assert_refused, case, regressor
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -267,6 +267,29 @@ NOT_BUILT = [
 )
 def test_what_a_backbone_may_not_return(make, params, arguments, error, message):
     assert_refused(make, params, arguments, error, message)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 8), nn.Conv1d(4, 8, 1)])
+def test_a_backbone_that_casts_is_told_of_the_precision_of_small_tables(layer):
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, X):
+            X = X.float()
+            return self.layer(X if layer.weight.ndim == 2 else X[..., None]).flatten(1)
+
+    message = (
+        rf"backbone Casts raised RuntimeError {GIVEN}: .*(?<!\.)"
+        r"; tables of up to 300 rows are trained in float64: set dtype='float32', or "
+        r"let the backbone take the dtype of X\."
+    )
+    assert_refused(regressor, {"backbone": Casts()}, {}, ValueError, message)
+    regressor(backbone=Casts(), dtype="float32").fit(X, Y)
+    with pytest.raises(ValueError, match="raised RuntimeError") as caught:
+        regressor(backbone=Casts(), dtype="float64").fit(X, Y)
+    assert "tables of up to" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("make", "params", "arguments", "error", "message"), NOT_BUILT)
