@@ -20,6 +20,7 @@ from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._predicting import Predicting
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._stream import naming_features
 from sklearn_cfll._stream_terms import refuse_changed_network, settle_terms
 from sklearn_cfll._sums import HeadSums
 from sklearn_cfll._undo import all_or_nothing
@@ -107,8 +108,10 @@ class BaseCFLL(Predicting):
             with lapack_on_one_thread():
                 with seeded(problem.seed, device):
                     net = build_net(self, problem, self.net_.module_ if again else None)
-                    net.fit(problem.batches, None)
-                self._finish(net, problem)
+                    with naming_features(net, problem):
+                        net.fit(problem.batches, None)
+                with naming_features(net, problem):
+                    self._finish(net, problem)
         return self
 
     def _read_held_out(self, X: Any, y: Any, sample_weight: Any) -> Rows | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import check_scoring
 from skorch.callbacks import Callback, LRScheduler
 from skorch.helper import predefined_split
@@ -17,6 +18,7 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._grids import misfit
+from sklearn_cfll._numbers import refuse_not_finite
 from sklearn_cfll._problem import Problem, missing_targets, usual_epochs
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
@@ -254,17 +256,19 @@ def _valid_score(
     rows = problem.held_out
     assert rows is not None
     y, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
+    name = "X" if rows.X is problem.train.X else "X_val"
+
+    def checked(predictions: Tensor) -> NDArray[Any]:
+        wide = torch.promote_types(predictions.dtype, torch.float32)
+        outputs = predictions.to(wide).cpu().numpy()
+        refuse_not_finite(outputs, "predictions of the held-out rows", name, rows.index)
+        return outputs
+
     if estimator.scoring is None:
         targets = estimator._targets
 
         def own_score(net: CFLLNet, predictions: Tensor) -> float:
-            wide = torch.promote_types(predictions.dtype, torch.float32)
-            outputs = predictions.to(wide).cpu().numpy()
-            if not np.isfinite(outputs).all():
-                raise ValueError(
-                    "predictions of the held-out rows are not finite; they hold values "
-                    "far outside of those in the training rows."
-                )
+            outputs = checked(predictions)
             return float(targets.score(targets.decode(outputs), y, weight))
 
         return own_score
@@ -277,6 +281,7 @@ def _valid_score(
     X = rows.chosen(rows.X)
 
     def score(net: CFLLNet, predictions: Tensor) -> float:
+        checked(predictions)
         # The estimator as it stands in the midst of the training.
         view = copy.copy(estimator)
         view._adopt(net, problem.batches.input_dtype)

@@ -21,7 +21,7 @@ from sklearn_cfll._iv_network import IVEnsemble
 from sklearn_cfll._iv_parameters import IVParameters
 from sklearn_cfll._iv_problem import mean_one, split_tables, stage_rows
 from sklearn_cfll._iv_rows import StageRows
-from sklearn_cfll._numbers import IN_X, numbers_wanted
+from sklearn_cfll._numbers import IN_X, numbers_wanted, refuse_not_finite
 from sklearn_cfll._targets import StandardisedTargets
 from sklearn_cfll._validation import weighed_rows
 from sklearn_cfll.chunks import chunk_slices
@@ -87,11 +87,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
             if with_deviation:
                 deviations.append(covariance.deviation(features).cpu().numpy())
         f = self._targets.decode(np.concatenate(outputs).astype(np.float64))
-        if not np.isfinite(f).all():
-            raise ValueError(
-                "predictions are not finite; X holds values far outside of those in "
-                "the training rows."
-            )
+        refuse_not_finite(f)
         if not with_deviation:
             return f, None
         return f, np.concatenate(deviations) * float(self._targets.scale[0])

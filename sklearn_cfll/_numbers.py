@@ -1,10 +1,13 @@
-"""What stands in place of numbers: text and dates."""
+"""What stands in place of numbers: text, dates, and what is not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # What to do about text.
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
@@ -36,6 +39,39 @@ def numbers_wanted(name: str, values: Any, cure: str) -> Iterator[None]:
             said = said.split(". ")[0]
             raise TypeError(f"{said}; {wanted}: {_DAYS}.") from error
         raise
+
+
+def refuse_not_finite(
+    outputs: NDArray[Any],
+    what: str = "predictions",
+    X_name: str = "X",
+    index: NDArray[np.intp] | None = None,
+) -> None:
+    """Name the first row whose outputs are not finite, where there is one.
+
+    Parameters
+    ----------
+    outputs : array of shape (n, ...)
+    what, X_name : str
+        Names of the outputs and of what they are computed from.
+    index : int array of shape (n,) or None
+        Rows that the outputs belong to, where these are not all.
+    """
+    if np.isfinite(outputs).all():
+        return
+    row = first_not_finite(outputs)
+    row = row if index is None else int(index[row])
+    raise ValueError(
+        f"{what} are not finite, first for row {row} of {X_name}: either the row lies "
+        "far outside of the training rows, or the backbone returns features that are "
+        "not finite for it (by a logarithm of zero, say); mend the row or the backbone."
+    )
+
+
+def first_not_finite(values: NDArray[Any]) -> int:
+    """Give the first row that holds what is not finite; there must be one."""
+    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+    return int(finite.argmin())
 
 
 def _find_dates(values: Any) -> str | None:

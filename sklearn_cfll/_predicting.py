@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sklearn_cfll._device import device_or_cpu
 from sklearn_cfll._grids import refuse_other_shape
+from sklearn_cfll._numbers import refuse_not_finite
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._validation import read_X
 from sklearn_cfll.chunks import chunk_slices, numbers_in, share_memory
@@ -64,11 +65,7 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         X = read_X(self, X, reset=False)
         outputs = self._run(X, *self._predicting_head(), beside)
         outputs = outputs.astype(np.float64, copy=False)
-        if not np.isfinite(outputs).all():
-            raise ValueError(
-                "predictions are not finite; X holds values far outside of those in "
-                "the training rows."
-            )
+        refuse_not_finite(outputs)
         return outputs
 
     def _run(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.chunks import chunk_slices
 from sklearn_cfll.functional.paths import AnyMoments, merge, moments_of
@@ -64,6 +68,40 @@ def keep_features(net: CFLLNet, batches: TensorBatches) -> None:
                 kept = features.new_empty((batches.n_samples, *features.shape[1:]))
             kept[rows] = features
         batches.features = kept
+
+
+@contextmanager
+def naming_features(net: CFLLNet, problem: Problem) -> Iterator[None]:
+    """Say so, where a fit fails since the backbone gives what is not finite.
+
+    Only then is it run again, at the last state whose losses were finite.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        rows = _rows_not_finite(net, problem)
+        if len(rows) == 0:
+            raise
+        raise FloatingPointError(
+            f"the backbone returned features that are not finite for {len(rows)} of "
+            f"{len(problem.train)} training rows, first for row {rows[0]} of X; mend "
+            "the rows, or the backbone (which may take a logarithm of zero, say)."
+        ) from error
+
+
+@torch.no_grad()
+def _rows_not_finite(net: CFLLNet, problem: Problem) -> NDArray[np.intp]:
+    """Find the training rows, by their place in X, whose features are not finite."""
+    recovery = getattr(net, "recovery_", None)
+    if recovery is not None and recovery.has_state:
+        recovery.restore(net)
+    net.module_.eval()
+    finite = [
+        features.isfinite().reshape(len(features), -1).all(1).cpu().numpy()
+        for features, _ in _features(net, problem.batches)
+    ]
+    rows = np.flatnonzero(~np.concatenate(finite))
+    return rows if problem.train.index is None else problem.train.index[rows]
 
 
 def moments_over(net: CFLLNet, batches: TensorBatches) -> AnyMoments:

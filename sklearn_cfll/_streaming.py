@@ -22,6 +22,7 @@ from sklearn_cfll._final import (
 from sklearn_cfll._first_chunk import FirstChunk
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import Problem, state_problem
+from sklearn_cfll._stream import naming_features
 from sklearn_cfll._stream_terms import (
     as_streaming,
     refuse_changed_terms,
@@ -111,7 +112,8 @@ class Streaming(BaseCFLL):
             before = None if first else self._before(problem)
             with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):
                 net, stepped = self._advance(view, problem, first)
-                path = self._merge_head(net, problem, stepped)
+                with naming_features(net, problem):
+                    path = self._merge_head(net, problem, stepped)
                 self._adopt(net, problem.batches.input_dtype)
                 self._publish_streamed(net, problem, path, before)
             net.release()
@@ -140,7 +142,8 @@ class Streaming(BaseCFLL):
         if not first:
             problem.batches.energy = self._energy_of_stream()
         refuse_on_grid(view, "partial_fit")
-        net.fit(problem.batches, None)
+        with naming_features(net, problem):
+            net.fit(problem.batches, None)
         net.module_.eval()
         self.history_ = net.history
         self.n_iter_ = len(net.history) + (0 if first else self.n_iter_)

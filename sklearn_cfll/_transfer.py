@@ -12,6 +12,7 @@ from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._device import lapack_on_one_thread
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import state_problem
+from sklearn_cfll._stream import naming_features
 from sklearn_cfll._stream_terms import settle_terms
 from sklearn_cfll._validation import read_rows
 from sklearn_cfll.functional.ridge import wide_dtype
@@ -70,7 +71,7 @@ class Transfer(BaseCFLL):
         n_outputs = problem.batches.encoded.shape[-1]
         net = with_new_head(self.net_, copy.deepcopy(self.backbone_), n_outputs)
         net.output_weight, net.decode = new._output_weight, new._targets.decode
-        with lapack_on_one_thread():
+        with lapack_on_one_thread(), naming_features(net, problem):
             path = new._solve(net, problem)
             new._adopt(net, problem.batches.input_dtype)
             new._publish(net, problem, path)

@@ -87,6 +87,11 @@ class Recovery:
         """Steps that were not looked at yet."""
         return len(self._losses)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state to go back to: until the training has ended."""
+        return len(self._states) > 0
+
     def set_energy(
         self, targets: Tensor, weight: Tensor | None = None, least: float = 0.0
     ) -> None:

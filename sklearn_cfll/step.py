@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -192,9 +193,15 @@ class TrainingStep(TrainingLoop):
         schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         if schedule is None:
             return
+        factor = schedule(progress)
+        if not math.isfinite(factor):
+            raise ValueError(
+                f"lr_schedule gave {factor} at the progress {progress:.3g}; it must "
+                "give a finite factor of the rate for each progress in [0, 1)."
+            )
         for group, rate in zip(self.optimizer_.param_groups, self.rates_, strict=True):
             if rate is not None:
-                group["lr"] = rate * schedule(progress)
+                group["lr"] = rate * factor
 
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Predict a held-out batch."""

@@ -30,6 +30,25 @@ MISSING = (
 )
 
 
+def not_finite(what, row, name="X"):
+    """Give the pattern of what is said of a row without finite predictions."""
+    return (
+        rf"{what} are not finite, first for row {row} of {name}: either the row lies "
+        r"far outside of the training rows, or the backbone returns features that are "
+        r"not finite for it \(by a logarithm of zero, say\); mend the row or the "
+        r"backbone\."
+    )
+
+
+def features_not_finite(n, n_rows, first):
+    """Give the pattern of what is said of training rows without finite features."""
+    return (
+        rf"the backbone returned features that are not finite for {n} of {n_rows} "
+        rf"training rows, first for row {first} of X; mend the rows, or the backbone "
+        r"\(which may take a logarithm of zero, say\)\."
+    )
+
+
 def regressor(**params):
     settings = {"backbone": MLP(width=8), "max_epochs": 2, "random_state": 0}
     return CFLLRegressor(**{**settings, **params})

@@ -13,10 +13,12 @@ from refusals import (
     assert_refused,
     case,
     classifier,
+    not_finite,
     regressor,
     with_value,
 )
 from skorch.callbacks import Callback, EarlyStopping
+from small_models import LogOfFirst, watched
 
 TWO = np.column_stack([Y, -Y])
 HELD_OUT = r"held-out rows \(X_val, y_val\): "
@@ -123,8 +125,7 @@ VALIDATION = [
     case(
         "numbers beyond float32's range",
         ValueError,
-        r"predictions of the held-out rows are not finite; they hold values far "
-        r"outside of those in the training rows\.",
+        not_finite("predictions of the held-out rows", N_ROWS // 2, "X_val"),
         params={"dtype": "float32"},
         X_val=with_value(X, 1e300),
         y_val=Y,
@@ -169,6 +170,18 @@ def test_not_even_an_exit_takes_the_last_fit_away(error):
             raise error("now")
 
     assert_refused(regressor, {"callbacks": [Leaves()]}, {}, error, "now")
+
+
+@pytest.mark.parametrize("scoring", [None, "r2"])
+def test_a_held_out_row_without_finite_features_is_named_by_its_place_in_X(scoring):  # noqa: N802
+    model = regressor(backbone=LogOfFirst(), early_stopping=True, scoring=scoring)
+    problem = watched(model, np.abs(X), Y)[1]
+    row = int(np.flatnonzero(np.abs(X[:, 0]) == problem.held_out.X[2, 0])[0])
+    spoilt = np.abs(X)
+    spoilt[row, 0] = 0
+    pattern = not_finite("predictions of the held-out rows", row)
+    with pytest.raises(ValueError, match=rf"^{pattern}$"):
+        model.fit(spoilt, Y)
 
 
 def test_scoring_that_fails_on_the_held_out_rows_is_named():

@@ -253,10 +253,9 @@ BY_THE_PACKAGE = [
     ),
     case(
         "a schedule that gives NaN",
-        FloatingPointError,
-        r"training diverged in epoch 2: the parameters are not finite, after 5 returns "
-        r"to an earlier state, each with half the rate; decrease lr \(now 0\.02\), "
-        r"increase prox, or scale X\.",
+        ValueError,
+        r"lr_schedule gave nan at the progress 0; it must give a finite factor of the "
+        r"rate for each progress in \[0, 1\)\.",
         params={"lr_schedule": lambda progress: float("nan")},
     ),
     case(

@@ -9,11 +9,13 @@ from refusals import (
     Y,
     classifier,
     learnt_by,
+    not_finite,
     regressor,
     target,
     with_value,
 )
 from sklearn.exceptions import NotFittedError
+from small_models import LogOfFirst
 from torch import nn
 
 from sklearn_cfll import MLP, CFLLRegressor
@@ -94,10 +96,17 @@ def test_numbers_beyond_the_precision_of_the_model_are_refused_in_predict():
     model = regressor(dtype="float32").fit(X, Y)
     with pytest.raises(
         ValueError,
-        match=r"^predictions are not finite; X holds values far outside of those in "
-        r"the training rows\.$",
+        match=rf"^{not_finite('predictions', len(X) // 2)}$",
     ):
         model.predict(with_value(X, 1e300))
+
+
+def test_the_row_that_the_backbone_gives_no_finite_features_for_is_named():
+    model = regressor(backbone=LogOfFirst()).fit(np.abs(X), Y)
+    spoilt = np.abs(X)
+    spoilt[[17, 40], 0] = 0
+    with pytest.raises(ValueError, match=rf"^{not_finite('predictions', 17)}$"):
+        model.predict(spoilt)
 
 
 def test_a_warm_start_takes_the_shapes_and_labels_of_the_first_fit_alone():

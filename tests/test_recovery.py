@@ -11,9 +11,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from pytorch_optimizer import ScheduleFreeAdamW
+from refusals import features_not_finite
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
-from small_models import classifier, regressor, small_network
+from small_models import LogOfFirst, classifier, regressor, small_network, watched
 from torch import nn
 
 from sklearn_cfll import MLP, CFLLNet
@@ -232,6 +233,37 @@ def test_features_that_are_not_finite_in_use_are_told(table):
     assert not hasattr(model, "net_")
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_rows_without_finite_features_are_named_not_the_rate(table, early_stopping):
+    X, y = np.abs(table[0]), table[1]
+    model = regressor(LogOfFirst(), max_epochs=2, early_stopping=early_stopping)
+    trained_on = watched(model, X, y)[1].rows.X[[20, 31], 0]
+    rows = np.flatnonzero(np.isin(X[:, 0], trained_on))
+    X[rows, 0] = 0
+    n_rows = len(X) - 18 * early_stopping
+    with pytest.raises(
+        FloatingPointError, match=rf"^{features_not_finite(2, n_rows, rows[0])}$"
+    ):
+        regressor(LogOfFirst(), max_epochs=2, early_stopping=early_stopping).fit(X, y)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "refit_head"])
+def test_rows_without_finite_features_are_named_in_use(table, method):
+    X, y = np.abs(table[0]), table[1]
+
+    class InUse(LogOfFirst):
+        def forward(self, X):
+            return super().forward(X + self.training)
+
+    model = regressor(InUse(), max_epochs=2)
+    if method != "fit":
+        model.fit(X, y)
+    X[7, 0] = 0
+    expected = features_not_finite(1, len(X), 7)
+    with pytest.raises(FloatingPointError, match=rf"^{expected}$"):
+        getattr(model, method)(X, y)
+
+
 # Ending early -------------------------------------------------------------------
 
 
@@ -362,6 +394,6 @@ def test_weights_that_leave_few_rows_are_told_where_the_training_diverges(method
 
 def test_weights_of_one_size_have_no_part_in_a_divergence():
     X = np.random.default_rng(0).normal(size=(120, 3))
-    spoilt = regressor(lr_schedule=lambda progress: np.nan)
+    spoilt = regressor(lr_schedule=lambda progress: 1e300)
     with pytest.raises(FloatingPointError, match=r"\Atraining diverged in epoch "):
         spoilt.fit(X, X[:, 0], sample_weight=np.logspace(-3, 3, 120))
