@@ -62,8 +62,9 @@ def training_path(net: CFLLNet, problem: Problem) -> AnyPath:
     if path.flat and _varies(problem.batches):
         warnings.warn(
             "the trained backbone gives all training rows the same features, so that "
-            "predictions are the mean of y; its units may be dead: decrease lr, scale "
-            "X, widen the backbone, or choose an activation other than ReLU.",
+            "predictions are the mean of y; its units may be dead, or it may end in a "
+            "LayerNorm of one feature: decrease lr, scale X, widen the backbone, or "
+            "choose an activation other than ReLU.",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -82,7 +82,9 @@ default="silu"
     dropout : float, default=0.0
         Share of the units that are dropped after each hidden layer but the last.
     normalize : bool, default=True
-        End with a LayerNorm without parameters.
+        End with a LayerNorm without parameters. Not for a width of one or two, whose
+        features it would make zero, or plus and minus one, so that most such networks
+        predict a constant.
     embedding : {"auto", "periodic"} or None, default="auto"
         What the first layer sees besides the standardised columns. "periodic": a few
         learnt combinations of cosines of each numeric column, that is of each with

@@ -244,14 +244,18 @@ def dead_network():
     return network
 
 
-def test_dead_features_are_told_and_predict_the_mean(table):
+@pytest.mark.parametrize(
+    "backbone", [dead_network(), MLP(width=1)], ids=["ReLU", "MLP"]
+)
+def test_dead_features_are_told_and_predict_the_mean(table, backbone):
     X, y = table
-    model = regressor(dead_network(), max_epochs=2)
+    model = regressor(backbone, max_epochs=2)
     with pytest.warns(
         ConvergenceWarning,
         match=r"^the trained backbone gives all training rows the same features, so "
-        r"that predictions are the mean of y; its units may be dead: decrease lr, "
-        r"scale X, widen the backbone, or choose an activation other than ReLU\.$",
+        r"that predictions are the mean of y; its units may be dead, or it may end in "
+        r"a LayerNorm of one feature: decrease lr, scale X, widen the backbone, or "
+        r"choose an activation other than ReLU\.$",
     ):
         model.fit(X, y)
     assert_allclose(model.predict(X), y.mean(), rtol=1e-6)
