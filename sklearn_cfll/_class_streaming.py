@@ -81,7 +81,7 @@ class ClassStreaming(Streaming):
         -----
         UserWarning
             Where X is constant in the first call, or a column of a later one lies 20
-            standard deviations of the first off; once a stream.
+            standard deviations of the first off; once, and not after fit.
         """
         with all_or_nothing(self):
             if _check_partial_fit_first_call(self, classes):

@@ -87,7 +87,7 @@ class Streaming(BaseCFLL):
         -----
         UserWarning
             Where X is constant in the first call, or a column or the targets of a later
-            one lie 20 standard deviations of the first off; once a stream.
+            one lie 20 standard deviations of the first off; once, and not after fit.
         """
         return self._learn_chunk(X, y, sample_weight)
 

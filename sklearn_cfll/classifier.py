@@ -71,7 +71,8 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
     coef_ : array of shape (1, d) or (n_classes, d)
         Weights of both heads together: ``decision_function`` gives
         ``transform(X) @ coef_.T + intercept_``. The solved head alone is
-        ``net_.module_.head``.
+        ``net_.module_.head``. They say nothing of single columns of X, for which
+        there is ``permutation_importance``.
     intercept_ : array of shape (1,) or (n_classes,)
         The intercept of both heads together.
 

@@ -45,7 +45,8 @@ class CFLLRegressor(RegressorMixin, RegressionTargets, Streaming, Transfer, Erro
     {attributes}
     coef_ : array of shape (d,) or (n_outputs, d)
         Weights of the head in the units of y: predictions are
-        ``transform(X) @ coef_.T + intercept_``.
+        ``transform(X) @ coef_.T + intercept_``. They say nothing of single columns of
+        X, for which there is ``permutation_importance``.
     intercept_ : float or array of shape (n_outputs,)
         The head's intercept, in the units of y.
     noise_ : float or array of shape (n_outputs,)
