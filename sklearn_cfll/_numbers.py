@@ -57,21 +57,16 @@ def refuse_not_finite(
     index : int array of shape (n,) or None
         Rows that the outputs belong to, where these are not all.
     """
-    if np.isfinite(outputs).all():
+    finite = np.isfinite(outputs)
+    if finite.all():
         return
-    row = first_not_finite(outputs)
+    row = int(finite.reshape(len(finite), -1).all(1).argmin())
     row = row if index is None else int(index[row])
     raise ValueError(
         f"{what} are not finite, first for row {row} of {X_name}: either the row lies "
         "far outside of the training rows, or the backbone returns features that are "
         "not finite for it (by a logarithm of zero, say); mend the row or the backbone."
     )
-
-
-def first_not_finite(values: NDArray[Any]) -> int:
-    """Give the first row that holds what is not finite; there must be one."""
-    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-    return int(finite.argmin())
 
 
 def _find_dates(values: Any) -> str | None:

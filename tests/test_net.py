@@ -1,7 +1,6 @@
 """CFLLNet as those who use skorch itself see it."""
 
 import copy
-import math
 import pickle
 
 import numpy as np
@@ -155,7 +154,14 @@ def test_the_net_of_an_estimator_is_copied_on_its_own(plain, copied):
 
 
 def test_a_diverging_training_ends_in_an_error_that_names_the_knobs(plain):
-    net = small_net(batch_size=128, lr_schedule=lambda progress: math.nan)
+    class Explodes(torch.optim.SGD):
+        def step(self, closure):
+            loss = super().step(closure)
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.fill_(torch.nan)
+            return loss
+
+    net = small_net(batch_size=128, optimizer=Explodes)
     with pytest.raises(
         FloatingPointError,
         match=r"^training diverged in epoch 7: the loss is nan, after 5 returns to an "
