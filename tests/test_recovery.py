@@ -247,6 +247,15 @@ def test_rows_without_finite_features_are_named_not_the_rate(table, early_stoppi
         regressor(LogOfFirst(), max_epochs=2, early_stopping=early_stopping).fit(X, y)
 
 
+def test_a_stream_names_rows_without_finite_features_from_its_start(table):
+    X, y = np.abs(table[0]), table[1]
+    X[5, 0] = 0
+    with pytest.raises(
+        FloatingPointError, match=rf"^{features_not_finite(1, len(X), 5)}$"
+    ):
+        regressor(LogOfFirst(), max_epochs=2).partial_fit(X, y)
+
+
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "refit_head"])
 def test_rows_without_finite_features_are_named_in_use(table, method):
     X, y = np.abs(table[0]), table[1]
