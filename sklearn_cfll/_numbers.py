@@ -1,13 +1,19 @@
-"""What stands in place of numbers: text, dates, and what is not finite."""
+"""What is no number for a network: text, dates, and what float32 doesn't hold."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_FLOAT32 = np.finfo(np.float32)
+
+# Steps of float32 from a column's least number to its largest, at least.
+_LEAST_STEPS = 100
 
 # What to do about text.
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
@@ -17,6 +23,45 @@ IN_Y = "take CFLLClassifier for labels"
 _TEXT = ("could not convert string", "Cannot cast str")
 _DATES = ("could not be promoted", "must be a string or a real number")
 _DAYS = "for dates take days since one of them, or their month and weekday"
+
+
+def check_range(X: NDArray[Any], *, training: bool) -> None:
+    """Refuse numbers that float32 doesn't hold.
+
+    In training also columns that it makes zero, with a warning of those whose values
+    it makes hardly different from each other.
+    """
+    if X.dtype == np.float32:
+        return
+    axis = 0 if X.ndim == 2 else None  # of a grid, a point may well be empty
+    low, high = (
+        np.atleast_1d(ends).astype(np.float64) for ends in (X.min(axis), X.max(axis))
+    )
+    sizes = np.maximum(high, -low)
+    cure = "scale X or set dtype='float64'."
+    if sizes.max() > float(_FLOAT32.max):
+        raise ValueError(f"X holds {sizes.max():.3g}, beyond float32's range; {cure}")
+    if not training:
+        return
+    vanishing = np.flatnonzero((sizes > 0) & (sizes < float(_FLOAT32.tiny)))
+    if len(vanishing):
+        where = f"column {vanishing[0]} of X" if X.ndim == 2 else "X"
+        raise ValueError(
+            f"{where} holds nothing above {sizes[vanishing[0]]:.3g}, which float32 "
+            f"takes for zero; {cure}"
+        )
+    spans, steps = high - low, sizes * float(_FLOAT32.eps)
+    coarse = np.flatnonzero((spans > 0) & (steps * _LEAST_STEPS > spans))
+    if X.ndim == 2 and len(coarse):
+        first = coarse[0]
+        warnings.warn(
+            f"column {first} of X has a range of {spans[first]:.3g} near "
+            f"{sizes[first]:.3g}, where float32 has steps of {steps[first]:.2g}, so "
+            "that the backbone sees hardly a difference; centre the column (StandardScaler), or set "
+            "dtype='float64'.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 @contextmanager

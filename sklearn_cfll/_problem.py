@@ -12,7 +12,8 @@ from sklearn.utils import check_random_state
 
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import resolve_device, resolve_dtype
-from sklearn_cfll._validation import Rows, as_backbone, check_range, split_rows
+from sklearn_cfll._numbers import check_range
+from sklearn_cfll._validation import Rows, as_backbone, split_rows
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.paths import AnyMoments
 from sklearn_cfll.functional.ridge import wide_dtype

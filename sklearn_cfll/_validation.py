@@ -24,8 +24,6 @@ from sklearn_cfll._numbers import IN_X, IN_Y, numbers_wanted
 from sklearn_cfll.backbones import Backbone, ModuleBackbone, name_of
 from sklearn_cfll.mlp import MLP
 
-_FLOAT32 = np.finfo(np.float32)
-
 # Weights whose ratios are larger leave whole batches next to no weight.
 _WIDE = 1e12
 
@@ -244,24 +242,6 @@ def check_alpha(alpha: Any, n_outputs: int) -> str | float | NDArray[np.float64]
     if not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"alpha must be finite and not negative, got {alpha!r}.")
     return float(values) if values.ndim == 0 else values
-
-
-def check_range(X: NDArray[Any], *, training: bool) -> None:
-    """Refuse numbers that float32 doesn't hold; in training, columns it makes zero."""
-    if X.dtype == np.float32:
-        return
-    axis = 0 if X.ndim == 2 else None  # of a grid, a point may well be empty
-    sizes = np.atleast_1d(np.maximum(X.max(axis), -X.min(axis)))
-    cure = "scale X or set dtype='float64'."
-    if sizes.max() > float(_FLOAT32.max):
-        raise ValueError(f"X holds {sizes.max():.3g}, beyond float32's range; {cure}")
-    vanishing = np.flatnonzero((sizes > 0) & (sizes < float(_FLOAT32.tiny)))
-    if training and len(vanishing):
-        where = f"column {vanishing[0]} of X" if X.ndim == 2 else "X"
-        raise ValueError(
-            f"{where} holds nothing above {sizes[vanishing[0]]:.3g}, which float32 "
-            f"takes for zero; {cure}"
-        )
 
 
 def as_backbone(backbone: Any, parameter: str = "backbone") -> Backbone:

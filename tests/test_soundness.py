@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -9,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from small_models import regressor
 from torch import nn
 
-from sklearn_cfll import MLP, CFLLClassifier, CFLLRegressor
+from sklearn_cfll import MLP, CFLLClassifier, CFLLRegressor, TorchBackbone
 
 # Scales -------------------------------------------------------------------------
 
@@ -142,6 +144,26 @@ def test_held_out_rows_may_be_small_where_training_rows_are_not(table):
     model = regressor(nn.Linear(4, 8), dtype="float32", max_epochs=1)
     model.fit(X, y, X_val=X[:3] * [1.0, 1.0, 1e-200, 0.0], y_val=y[:3])
     assert np.isfinite(model.history_[-1, "valid_loss"])
+
+
+def test_values_that_float32_hardly_tells_apart_are_told(table):
+    X, y = table
+    ids = X.copy()
+    ids[:, 1] = 10**12 + np.arange(len(X))
+    settings = {"max_epochs": 1, "dtype": "float32"}
+    message = (
+        r"^column 1 of X has a range of 179 near 1e\+12, where float32 has steps of "
+        r"1\.2e\+05, so that .* set dtype='float64'\.$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        regressor(TorchBackbone(nn.Linear, out_features=8), **settings).fit(ids, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regressor(TorchBackbone(nn.Linear, out_features=8), **settings).fit(X, y)
+        regressor(**settings).fit(ids, y)  # MLP takes X as it is
+        settings["dtype"] = "float64"
+        own = TorchBackbone(nn.BatchNorm1d, affine=False, track_running_stats=False)
+        regressor(own, batch_size="full", **settings).fit(ids, y)
 
 
 def test_columns_that_are_lost_beside_the_biases_are_told(table):
