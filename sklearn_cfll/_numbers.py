@@ -57,8 +57,8 @@ def check_range(X: NDArray[Any], *, training: bool) -> None:
         warnings.warn(
             f"column {first} of X has a range of {spans[first]:.3g} near "
             f"{sizes[first]:.3g}, where float32 has steps of {steps[first]:.2g}, so "
-            "that the backbone sees hardly a difference; centre the column (StandardScaler), or set "
-            "dtype='float64'.",
+            "that the backbone sees hardly a difference; centre the column "
+            "(StandardScaler), or set dtype='float64'.",
             UserWarning,
             stacklevel=2,
         )
