@@ -16,6 +16,10 @@ from torch import Tensor, nn
 # draw from each other's.
 _SEED_LOCK = threading.RLock()
 
+# The limit on LAPACK's threads, where there is one, and an entry for each who wants it.
+_LIMIT_LOCK = threading.Lock()
+_limits: list[Any] = []
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Give the device; "auto" is CUDA, then MPS, then the CPU."""
@@ -72,13 +76,25 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     return module._apply(moved)
 
 
-def lapack_on_one_thread() -> Any:
-    """Confine SciPy's LAPACK, in a ``with``, to one thread.
+@contextmanager
+def lapack_on_one_thread() -> Iterator[None]:
+    """Confine SciPy's LAPACK to one thread.
 
     A head's factorisation is too small to share, and OpenBLAS's threads would wait
-    for the cores that torch's threads hold.
+    for the cores that torch's threads hold. Of several fits in threads the first one
+    sets the limit, which is the process's, and the last one lifts it.
     """
-    return _openblas().limit(limits=1)
+    with _LIMIT_LOCK:
+        if not _limits:
+            _limits.append(_openblas().limit(limits=1))
+        _limits.append(None)
+    try:
+        yield
+    finally:
+        with _LIMIT_LOCK:
+            _limits.pop()
+            if len(_limits) == 1:
+                _limits.pop().restore_original_limits()
 
 
 @functools.cache

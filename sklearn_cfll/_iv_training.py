@@ -16,7 +16,12 @@ from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_steps import Compute, Steps
 from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
 from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
-from sklearn_cfll.stepping import clear_gradients, set_mode, take_step
+from sklearn_cfll.stepping import (
+    clear_gradients,
+    set_mode,
+    take_step,
+    without_gradient,
+)
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -125,8 +130,9 @@ class IVTraining:
             clear_gradients(optimizer)
             with torch.enable_grad():
                 loss, losses = compute(progress)
-                if loss.requires_grad:
-                    loss.backward()
+                if not loss.requires_grad:
+                    raise ValueError(without_gradient("each backbone"))
+                loss.backward()
             noted.append(losses)
             return loss
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
-from sklearn_cfll.optimizers import SCHEDULES
-from sklearn_cfll.stepping import clear_gradients
+from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
+from sklearn_cfll.stepping import clear_gradients, without_gradient
 
 
 class TrainingStep(TrainingLoop):
@@ -111,6 +111,8 @@ class TrainingStep(TrainingLoop):
             step["objective"] = loss.detach()
         if loss.requires_grad:
             loss.backward()
+        elif has_learnable_parameters(self.module_.backbone):
+            raise ValueError(without_gradient("the backbone"))
         return step
 
     def _features_of(self, batch: Batch) -> Tensor:

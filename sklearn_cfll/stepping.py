@@ -46,6 +46,16 @@ def set_mode(optimizer: Any, mode: str) -> None:
         getattr(optimizer, mode)()
 
 
+def without_gradient(whose: str) -> str:
+    """Say that a loss has no gradient, and what to do."""
+    return (
+        f"the loss has no gradient in the parameters of {whose}: its forward detaches "
+        "them or computes without gradients, or the call is under "
+        "torch.inference_mode; let gradients through, or freeze the parameters by "
+        "requires_grad_(False) to train the head alone."
+    )
+
+
 def clear_gradients(optimizer: Any) -> None:
     """Let go of all gradients.
 

@@ -315,3 +315,27 @@ def test_rows_that_get_lost_in_large_batches_alone_are_noticed():
         (ValueError, RuntimeError),
         r".*60.*59.*|.*59.*60.*",
     )
+
+
+class Detached(nn.Module):
+    """Gives features that carry no gradient."""
+
+    def __init__(self, in_features):
+        super().__init__()
+        self.layer = nn.Linear(in_features, 8)
+
+    def forward(self, X):
+        return self.layer(X).tanh().detach()
+
+
+def test_features_without_gradient_are_told():
+    model = regressor(backbone=TorchBackbone(Detached))
+    message = r"^the loss has no gradient in the parameters of the backbone: .* freeze"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y)
+    assert not hasattr(model, "net_")
+    plain = regressor(backbone=MLP(16)).fit(X, Y)
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        plain.fit(X, Y)
+    frozen = Detached(4).requires_grad_(False)
+    assert regressor(backbone=frozen).fit(X, Y).score(X, Y) > 0

@@ -7,6 +7,7 @@ import copy
 import joblib
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from numpy.testing import assert_array_equal
 from skorch.callbacks import EpochScoring
@@ -218,3 +219,17 @@ def test_threads_leave_the_global_state_as_it_was(rows):
     fits = [joblib.delayed(regressor(DROPOUT, max_epochs=5).fit)(*rows)] * 4
     joblib.Parallel(n_jobs=2, backend="threading")(fits)
     assert_array_equal(torch.get_rng_state(), state)
+
+
+def test_threads_give_blas_its_own_threads_back(rows):
+    # Pools of one thread, as tests have, would show nothing.
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        fits = [joblib.delayed(regressor(max_epochs=5).fit)(*rows)] * 4
+        joblib.Parallel(n_jobs=2, backend="threading")(fits)
+        assert blas_threads() == before
+
+
+def blas_threads():
+    pools = threadpoolctl.threadpool_info()
+    return [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
