@@ -30,7 +30,7 @@ class _Before(NamedTuple):
     """What was known of the scores' factor, and scores of rows not yet learnt."""
 
     factor: float
-    n_rows: float
+    weight: float
     unseen: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None
 
 
@@ -115,10 +115,10 @@ class ClassStreaming(Streaming):
 
     def _before(self, problem: Problem | None) -> _Before:
         factor = self._factor()
-        n_rows = float(self._sums.moments.weight_sum)
+        weight = float(self._sums.moments.weight_sum)
         if problem is None:
-            return _Before(factor, n_rows, None)
-        return _Before(factor, n_rows, self._scores(self.net_, problem))
+            return _Before(factor, weight, None)
+        return _Before(factor, weight, self._scores(self.net_, problem))
 
     def _factor(self) -> float:
         """Factor by which scores are most like the logits, over the rows so far."""
@@ -148,7 +148,7 @@ class ClassStreaming(Streaming):
         )
         scores, targets, weight = columns
         index = ClassTargets.index(targets)
-        return scores / self.target_scale, index, weight / problem.unit
+        return scores / self.target_scale, index, weight / problem.row
 
     def _publish_streamed(
         self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
@@ -177,7 +177,8 @@ class ClassStreaming(Streaming):
         (new,) = np.clip(fit_blend([scores], index, weight), *_FACTORS)
         if before is None or not _FACTORS[0] <= before.factor <= _FACTORS[1]:
             return float(new)
-        share = weight.sum() / (weight.sum() + before.n_rows)
+        given = weight.sum() * problem.row / problem.unit
+        share = given / (given + before.weight)
         return float(before.factor ** (1 - share) * new**share)
 
     def _take(self, logits: LinearLogits) -> None:

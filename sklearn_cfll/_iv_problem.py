@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sklearn_cfll._iv_columns import Columns
 from sklearn_cfll._iv_rows import StageRows
+from sklearn_cfll._problem import are_counts
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.layers import Standardize
 
@@ -139,11 +140,7 @@ def stage_rows(
 
 
 def mean_one(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Give weights a mean of one; and the rows that such a weight counts for.
-
-    Whole numbers are counts of equal rows; others only say which rows matter more.
-    """
+    """Give weights a mean of one; and the rows that such a weight counts for."""
     scaled = weight / weight.max()  # whose sum doesn't overflow
     scaled = scaled / scaled.mean()
-    whole = bool((weight == np.round(weight)).all())
-    return scaled, float(weight.mean()) if whole else 1.0
+    return scaled, float(weight.mean()) if are_counts(weight) else 1.0

@@ -86,7 +86,7 @@ def calibrate(
     factors = fit_blend(
         [solved.of(held_out.features), logistic.of(held_out.features)],
         held_out.label.cpu().numpy(),
-        _wide(held_out.weight) / problem.unit,
+        _wide(held_out.weight) / problem.held_out_row,
     )
     both = solved.times(factors[0]).plus(logistic.times(factors[1]))
     return factors / [scale, 1.0], both
@@ -99,7 +99,7 @@ def left_out(
     chunks = leave_one_out(net, path, problem, [alpha])
     columns = zip(*((part[1:]) for part in chunks), strict=True)
     targets, scores, weight = (np.concatenate([*map(_wide, c)]) for c in columns)
-    return scores, ClassTargets.index(targets), weight / problem.unit
+    return scores, ClassTargets.index(targets), weight / problem.row
 
 
 class ClassRows(NamedTuple):

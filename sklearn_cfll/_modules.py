@@ -141,7 +141,7 @@ def net_of(estimator: Any, network: Network) -> CFLLNet:
         dtype=estimator._sums.dtype,
         input_dtype=estimator._input_dtype,
     )
-    problem = Problem(Rows(rows.X, rows.y), None, rows, None, 0, 1, 1.0, 1.0)
+    problem = Problem(Rows(rows.X, rows.y), None, rows, None, 0, 1, 1.0, 1.0, 1.0)
     net = build_net(estimator._as_trained(device="cpu"), problem, network).initialize()
     net.module_ = network.eval()
     net.history = copy.copy(estimator.history_)

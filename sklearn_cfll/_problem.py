@@ -35,9 +35,12 @@ class Problem:
     max_epochs : int
     unit : float
         One unit of the user's weights in terms of the batches' weights.
+    row : float
+        What a row weighs in the batches: a unit where weights are counts of equal rows,
+        and one where they only say which rows matter more.
     removed : float
-        Weight that leave-one-out takes from a row at most: a unit where weights count
-        equal rows, and all of it where they don't.
+        Weight that leave-one-out takes from a row at most: a unit where weights are
+        counts, and all of it where they aren't.
     fold_moments : list or None
         Moments of the folds of samples on a grid, once a trained network has made
         them: one pass for all that is found by leaving samples out.
@@ -50,8 +53,15 @@ class Problem:
     seed: int
     max_epochs: int
     unit: float
+    row: float
     removed: float
     fold_moments: list[AnyMoments] | None = None
+
+    @property
+    def held_out_row(self) -> float:
+        """What a held-out row weighs in its batches."""
+        rows = self.held_out
+        return 1.0 if rows is None else row_weight(rows.chosen(rows.weight))
 
     def put_on_grid(self, estimator: Any, n_grid_axes: int) -> None:
         """Encode the targets anew, as those of the points of a grid."""
@@ -98,7 +108,9 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
             # Of images and fields no more than the training holds at once.
             batch_size=_HELD_OUT_BATCH if train.X.ndim == 2 else batches.batch_size,
         )
-    unit = _unit(train.chosen(train.weight))
+    weight = train.chosen(train.weight)
+    row = row_weight(weight)
+    counted = are_counts(weight) and not estimator._weights_are_relative
     epochs = estimator.max_epochs
     return Problem(
         train,
@@ -107,8 +119,9 @@ def state_problem(estimator: Any, train: Rows, held_out: Rows | None) -> Problem
         held_out_batches,
         seed,
         usual_epochs(batches) if epochs == "auto" else int(epochs),
-        unit,
-        np.inf if estimator._weights_are_relative else unit,
+        _unit(weight),
+        row,
+        row if counted else np.inf,
     )
 
 
@@ -186,6 +199,16 @@ def _scaled(weight: Any) -> Any:
         return None
     weight = weight / weight.max()
     return weight / weight.mean()
+
+
+def are_counts(weight: Any) -> bool:
+    """Whether weights count equal rows: whole numbers do, others are relative."""
+    return weight is None or bool((weight == np.round(weight)).all())
+
+
+def row_weight(weight: Any) -> float:
+    """Give what a row weighs once the mean of the weights is one."""
+    return _unit(weight) if are_counts(weight) else 1.0
 
 
 def _unit(weight: Any) -> float:

@@ -286,6 +286,26 @@ def test_leave_one_out_takes_integer_weights_as_repeated_rows(table):
     assert weighted.loo_score_ == pytest.approx(repeated.loo_score_, abs=1e-6)
 
 
+def test_leave_one_out_leaves_out_rows_whole_where_weights_are_no_counts(table):
+    X, y = table
+    weight = np.random.default_rng(0).uniform(0.5, 4, 180)
+    settings = {"store_loo": True, "alpha": 0.01, "max_epochs": 5}
+    model, scaled = (
+        regressor(**settings).fit(X, y, sample_weight=factor * weight)
+        for factor in (1, 2.0**10)
+    )
+    features = model.transform(X)
+    energy = float(feature_energy(torch.from_numpy(features), torch.tensor(weight)))
+    rows = np.column_stack([features, np.ones(180)])
+    penalty = np.diag([weight.sum() * 0.01 * energy] * features.shape[1] + [0.0])
+    for out in (0, 17, 179):
+        left = rows.T * np.where(np.arange(180) == out, 0, weight)
+        head = np.linalg.solve(left @ rows + penalty, left @ y)
+        close(model.loo_predictions_[out], rows[out] @ head)
+    close(scaled.loo_predictions_, model.loo_predictions_)
+    close(scaled.noise_, model.noise_)
+
+
 def test_a_fit_that_is_not_asked_for_leave_one_out_keeps_none(left_out, table):
     again = pickle.loads(pickle.dumps(left_out)).set_params(store_loo=False)
     again.fit(*table)
