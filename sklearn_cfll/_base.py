@@ -14,7 +14,6 @@ from sklearn.base import (
 )
 from torch import Tensor
 
-from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._build import build_net
 from sklearn_cfll._device import lapack_on_one_thread, seeded
 from sklearn_cfll._final import described_path, solve_head
@@ -151,7 +150,7 @@ class BaseCFLL(Predicting):
         """Solve the exact head over all rows."""
         head = net.module_.head
         alpha = check_alpha(self.alpha, head.weight.shape[1])
-        path, chosen, errors = solve_head(
+        path, self.alpha_, errors = solve_head(
             net,
             problem,
             alpha=alpha,
@@ -160,8 +159,6 @@ class BaseCFLL(Predicting):
             leave_out=bool(self.store_loo),
         )
         self.alpha_path_ = described_path(errors)
-        kept = alpha if chosen is None else chosen
-        self.alpha_ = defaults.ALPHA_IN_TRAINING if isinstance(kept, str) else kept
         self._sums = HeadSums.of(path.moments, problem)
         return path
 

@@ -113,7 +113,8 @@ backbone_ : torch.nn.Module
 net_ : CFLLNet
     The skorch net that trained it.
 alpha_ : float or array of shape (n_outputs,)
-    Ridge of the head.
+    Ridge of the exact head. Where held-out rows are better with the head of the
+    training, that is kept, and this is the ridge with which later rows are solved.
 alpha_path_ : dict or None
     With ``alpha="auto"``: the "alphas" that were tried, and the mean squared errors of
     their heads, of shape (n_alphas, n_outputs), on the "held_out" rows, or by

@@ -193,8 +193,9 @@ def solve_head(
     Returns
     -------
     path : RidgePath or RidgePathByOutput
-    alpha : float, array of shape (k,) or None
-        The exact head's ridge; None where the head of the training was kept.
+    alpha : float or array of shape (k,)
+        The exact head's ridge, where the head of the training was kept, too: rows that
+        come later are solved with it.
     errors : dict of Tensors of shape (n_alphas, k), or (n_alphas, 1) where pooled
         Errors of the path on "held_out" rows and by "leave_one_out", or on a grid by
         "cross_validation" over the samples, as far as they were taken; None where
@@ -233,7 +234,7 @@ def solve_head(
         # Few held-out rows may like a head that fits nothing.
         error = path.moments.error_of(head.weight, head.bias)
         if error.mean() <= path.moments.error_of_mean.mean():
-            return path, None, taken if automatic else None
+            return path, as_parameter(alpha), taken if automatic else None
     weight, bias = path.solve(alpha)
     head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
     return path, as_parameter(alpha), taken if automatic else None

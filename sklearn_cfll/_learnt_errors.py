@@ -16,6 +16,7 @@ from sklearn_cfll._problem import Problem, missing_targets
 from sklearn_cfll._stream import points_of, stream
 from sklearn_cfll._unseen import (
     UnseenRows,
+    errors_left_out,
     errors_on,
     left_out,
     rows_weight,
@@ -57,6 +58,13 @@ class LearntErrors(BaseCFLL):
         variance, self.posterior_scale_ = fit_noise(
             rows.residual, rows.leverage, rows.weight
         )
+        few = rows.hardly_known
+        if rows.held_out and few.any():
+            # What the training rows say, which is too little, is better than nothing.
+            others = errors_left_out(net, problem, path, alpha, self._posterior)
+            least, _ = fit_noise(others.residual, others.leverage, others.weight)
+            variance = torch.where(few, torch.maximum(variance, least), variance)
+            variance = torch.where(few & rows.unknown, least, variance)
         self._noise_is_seen = False
         self._conformal = None
         if rows.held_out:

@@ -228,7 +228,9 @@ class Streaming(BaseCFLL):
     def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Remove rows from the head, exactly, as if they had never been in it.
 
-        The backbone stays as it is, and with it what it learnt from the rows.
+        The backbone stays as it is, and with it what it learnt from the rows. So does,
+        of a classifier, the factor that makes logits of scores; the logistic head of
+        fit is dropped.
 
         Parameters
         ----------

@@ -24,6 +24,9 @@ _MOST_NUMBERS = 2**20
 _LEAST_ROWS = 1_000
 _LEAST_SAMPLES = 100
 
+# Held-out rows that must know an output's target for the noise to be theirs.
+_LEAST_KNOWN = 20
+
 
 class UnseenRows(NamedTuple):
     """Errors on rows that the head, and mostly the backbone too, has not seen.
@@ -45,6 +48,21 @@ class UnseenRows(NamedTuple):
     weight: Tensor
     held_out: bool
 
+    @property
+    def unknown(self) -> Tensor:
+        """Whether no row knows an output's target, (k,)."""
+        return self._n_known == 0
+
+    @property
+    def hardly_known(self) -> Tensor:
+        """Whether fewer rows than are enough know an output's target, (k,)."""
+        return self._n_known < min(_LEAST_KNOWN, len(self.residual))
+
+    @property
+    def _n_known(self) -> Tensor:
+        known = self.weight.reshape(len(self.residual), -1) > 0
+        return known.sum(0).expand(self.residual.shape[1])
+
 
 @torch.no_grad()
 def unseen_rows(
@@ -56,6 +74,14 @@ def unseen_rows(
     """
     if problem.held_out_batches is not None:
         return errors_on(net, problem.held_out_batches, posterior)
+    return errors_left_out(net, problem, path, alpha, posterior)
+
+
+@torch.no_grad()
+def errors_left_out(
+    net: CFLLNet, problem: Problem, path: AnyPath, alpha: Any, posterior: HeadPosterior
+) -> UnseenRows:
+    """Gather leave-one-out errors; many rows are sampled evenly."""
     if leaves_samples_out(problem):
         return _joined(left_out_rows(net, problem, alpha), held_out=False)
     parts = []

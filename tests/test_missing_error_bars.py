@@ -122,3 +122,21 @@ def test_errors_of_the_path_are_means_over_the_known_targets(gappy):
             weight, bias = ridge.solve(float(alpha))
             expected = (new @ weight + bias - truth).square().mean()
             close(error, expected.item(), 1e-6)
+
+
+def test_few_held_out_rows_of_an_output_dont_make_its_noise(table):
+    """It is that of leave-one-out where these say more, or where there are none."""
+    X, y = table
+    Y = np.column_stack([y, y + np.random.default_rng(0).normal(size=180)])
+    gaps = Y.copy()
+    gaps[120:, 1] = np.nan
+    settings = {"early_stopping": False, "alpha": 0.01}
+    expected = model_for(**settings).fit(X[:120], Y[:120]).noise_
+    held_out = {"X_val": X[120:], "y_val": gaps[120:]}
+    unknown = model_for(alpha=0.01).fit(X[:120], Y[:120], **held_out)
+    close(unknown.noise_[1], expected[1], 0.1)
+    # One row that happens to be predicted as it is.
+    gaps[120, 1] = unknown.predict(X[120:121])[0, 1]
+    held_out["y_val"] = gaps[120:]
+    one = model_for(alpha=0.01).fit(X[:120], Y[:120], **held_out)
+    close(one.noise_[1], expected[1], 0.1)
