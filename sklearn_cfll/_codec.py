@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -14,10 +15,9 @@ import torch
 from skorch.history import History
 from torch import Tensor
 
-# Classes of these packages may be named in a file; of functions and of all else the
-# user must say so.
-_TRUSTED = ("sklearn_cfll", "torch.nn.modules", "torch.optim")
-_FUNCTIONS = "torch.nn.functional"  # of tensors all
+from sklearn_cfll._names import find_named, name_of
+from sklearn_cfll._whole import check_unbound, check_whole, not_saved
+
 _OWN = ("sklearn_cfll.", "torch.nn.")
 _SCALARS = (bool, int, float, str)
 
@@ -62,6 +62,15 @@ class Writer:
             self._open.pop()
 
     def _write_compound(self, value: Any, where: str) -> Any:
+        if isinstance(value, Enum):
+            return self._write_member(value, where)
+        if type(value) is functools.partial:
+            return {
+                "partial": self.write(value.func, f"{where}.func"),
+                "args": self.write(value.args, f"{where}.args"),
+                "keywords": self.write(value.keywords, f"{where}.keywords"),
+                "state": self._attributes(value, where),
+            }
         if isinstance(value, list | tuple) and type(value) in (list, tuple):
             parts = [self.write(v, f"{where}[{i}]") for i, v in enumerate(value)]
             return parts if isinstance(value, list) else {"tuple": parts}
@@ -85,6 +94,7 @@ class Writer:
         if isinstance(value, np.random.RandomState):
             return {"random_state": self.write(value.get_state(), where)}
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
+            check_unbound(value, where)
             return {"name": name_of(value)}
         return self.write_object(value, where)
 
@@ -129,13 +139,26 @@ class Writer:
         return {"words": items, "dtype": value.dtype.str, "shape": list(value.shape)}
 
     def write_object(self, value: Any, where: str) -> Any:
+        check_unbound(value, where)
         if not hasattr(value, "__dict__"):
             raise not_saved(value, where, "it has no attributes")
-        state = [
+        check_whole(value, where)
+        return {
+            "object": self.class_of(value, where),
+            "state": self._attributes(value, where),
+        }
+
+    def _attributes(self, value: Any, where: str) -> list[Any]:
+        return [
             [name, self.write(own, f"{where}.{name}")]
             for name, own in vars(value).items()
         ]
-        return {"object": self.class_of(value, where), "state": state}
+
+    def _write_member(self, value: Enum, where: str) -> Any:
+        """Name a member, which is to be the same object again."""
+        if type(value).__members__.get(value.name) is not value:
+            raise not_saved(value, where, f"{value!r} is no member of its class")
+        return {"enum": self.class_of(value, where), "member": value.name}
 
     def class_of(self, value: Any, where: str) -> str:
         """Name a value's class, which must be found again where it isn't a user's."""
@@ -237,6 +260,24 @@ class Reader:
     def _read_name(self, described: Any) -> Any:
         return self.find(described["name"])
 
+    def _read_enum(self, described: Any) -> Enum:
+        cls = self.find(described["enum"])
+        member = described["member"]
+        if not (isinstance(cls, type) and issubclass(cls, Enum)):
+            raise ValueError(f"the file takes {described['enum']} for an Enum")
+        if member not in cls.__members__:
+            raise ValueError(
+                f"the file needs the member {member!r} of {described['enum']}, which "
+                f"has {list(cls.__members__)}; load it with the class that was saved."
+            )
+        return cls[member]
+
+    def _read_partial(self, described: Any) -> functools.partial[Any]:
+        args, keywords = self.read(described["args"]), self.read(described["keywords"])
+        value = functools.partial(self.read(described["partial"]), *args, **keywords)
+        vars(value).update({name: self.read(own) for name, own in described["state"]})
+        return value
+
     def _read_object(self, described: Any) -> Any:
         cls = self.find(described["object"])
         if not isinstance(cls, type):
@@ -248,50 +289,4 @@ class Reader:
 
     def find(self, name: str) -> Any:
         """Give the class or the function of a name, if it is trusted or was passed."""
-        module, _, qualified = name.partition(":")
-        for key in (name, name.replace(":", "."), qualified, qualified.split(".")[-1]):
-            if key in self.custom:
-                return self.custom[key]
-        by_user = any(_starts(module, prefix) for prefix in self.trusted)
-        by_default = any(_starts(module, prefix) for prefix in _TRUSTED)
-        if not (by_user or by_default or module == _FUNCTIONS):
-            raise _not_trusted(name)
-        try:
-            value: Any = importlib.import_module(module)
-            for part in qualified.split("."):
-                value = getattr(value, part)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"the file needs {name}, which can't be imported ({error}); pass it in "
-                f"custom_objects={{{qualified!r}: ...}}."
-            ) from error
-        # What a trusted module has imported from elsewhere is not its own.
-        kind = FunctionType if module == _FUNCTIONS else type
-        if name_of(value) != name or not (by_user or isinstance(value, kind)):
-            raise _not_trusted(name)
-        return value
-
-
-def name_of(value: Any) -> str:
-    """Name a class or a function, ``module:qualified.name``."""
-    name = getattr(value, "__qualname__", getattr(value, "__name__", "?"))
-    return f"{getattr(value, '__module__', '?')}:{name}"
-
-
-def _starts(module: str, prefix: str) -> bool:
-    """Whether a module is the one named, or lies in it; a final dot changes nothing."""
-    prefix = prefix.removesuffix(".")
-    return bool(prefix) and (module == prefix or module.startswith(prefix + "."))
-
-
-def _not_trusted(name: str) -> ValueError:
-    module, _, qualified = name.partition(":")
-    return ValueError(
-        f"the file needs {name}, which is not among what may be imported; pass it in "
-        f"custom_objects={{{qualified!r}: ...}}, or trust its module by "
-        f"trusted=[{module!r}] if you know the file's author."
-    )
-
-
-def not_saved(value: Any, where: str, reason: str) -> TypeError:
-    return TypeError(f"{where} is a {type(value).__name__}, not saved: {reason}.")
+        return find_named(name, self.trusted, self.custom)

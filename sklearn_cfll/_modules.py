@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from sklearn_cfll._build import build_net
-from sklearn_cfll._codec import Reader, Writer, not_saved
+from sklearn_cfll._codec import Reader, Writer
 from sklearn_cfll._problem import Problem, Rows
+from sklearn_cfll._whole import check_whole, not_saved
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
@@ -34,6 +35,7 @@ class ModuleWriter(Writer):
             return super().write_object(value, where)
         if id(value) in self._modules:
             return {"same_module": self._modules[id(value)]}
+        check_whole(value, where, names=())  # their state they give and take themselves
         number = self._modules[id(value)] = len(self._modules)
         return {
             "module": self.class_of(value, where),
@@ -42,7 +44,10 @@ class ModuleWriter(Writer):
         }
 
     def _state_of(self, module: nn.Module, where: str) -> Any:
-        state = dict(module.__getstate__())
+        given = module.__getstate__()
+        if not isinstance(given, dict):
+            raise not_saved(module, where, "its __getstate__ gives no dict")
+        state = dict(given)
         lazy = _is_lazy(module)
         for name in [name for name in state if name.endswith("_hooks")]:
             if state.pop(name) and not lazy:

@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklearn_cfll._base import BaseCFLL
-from sklearn_cfll._codec import Reader, name_of
+from sklearn_cfll._codec import Reader
 from sklearn_cfll._modules import ModuleReader, ModuleWriter, net_of
+from sklearn_cfll._names import name_of
 from sklearn_cfll.iv import CFLLIVRegressor
 
 _FORMAT = "sklearn_cfll"

@@ -110,6 +110,8 @@ ORDER = [
     "_plot_intervals",
     "_plot_calibration",
     "plot",
+    "_names",
+    "_whole",
     "_codec",
     "_modules",
     "persistence",
