@@ -102,20 +102,22 @@ class Writer:
         """Set a tensor aside; its order in memory, on which rounding hangs, is kept."""
         if value.layout != torch.strided:
             raise not_saved(value, where, f"its layout is {value.layout}")
-        memory = value.data_ptr(), value.dtype, value.shape, value.stride()
+        memory: tuple[Any, ...] = value.data_ptr(), value.dtype, value.shape
+        # Its conjugate and its negative may lie in the same memory.
+        memory += value.stride(), value.is_conj(), value.is_neg()
         if value.numel() and memory in self._written:
             return self._written[memory][0]
         key = str(len(self.tensors))
         described: dict[str, Any] = {"tensor": key}
         self._written[memory] = described, value
-        value = value.detach().cpu()
+        value = value.detach().cpu().resolve_conj().resolve_neg()
         if value.ndim > 1 and not value.is_contiguous():
             strides = np.array(value.stride())
             described["order"] = np.argsort(-strides, kind="stable").tolist()
             value = value.permute(described["order"])
         if value.is_complex():
             described["complex"] = True
-            value = torch.view_as_real(value.resolve_conj())
+            value = torch.view_as_real(value)
         self.tensors[key] = value.clone(memory_format=torch.contiguous_format)
         return described
 

@@ -137,6 +137,26 @@ class Scaled(nn.Module):
         return torch.tanh(self.linear(X) * self.scale)
 
 
+class Conjugated(nn.Module):
+    """Buffers in the memory of another, with its conjugate and negative values."""
+
+    def __init__(self, in_features):
+        super().__init__()
+        self.linear = nn.Linear(in_features, 5)
+        weight = torch.randn(5, 3, dtype=torch.complex64)
+        self.register_buffer("weight", weight)
+        self.register_buffer("conjugate", weight.conj())
+        self.register_buffer("adjoint", weight.mH)
+        self.register_buffer("positive", weight.imag)
+        self.register_buffer("negative", weight.conj().imag)
+
+    def forward(self, X):
+        hidden = self.linear(X) + 0j
+        products = [hidden @ self.conjugate, hidden @ self.weight @ self.adjoint]
+        real = [self.linear(X) @ part for part in (self.positive, self.negative)]
+        return torch.cat([*(p.imag for p in products), *real], 1).tanh()
+
+
 HERE = ["test_persistence_objects"]
 
 
@@ -248,3 +268,17 @@ def test_an_object_of_plain_attributes_is_the_cure(table, path):
     model.backbone_.held = Plain()
     save(model, path)
     assert load(path, trusted=HERE).backbone_.held.rate == 2.0
+
+
+def test_conjugate_and_negative_tensors_of_one_memory_are_kept_apart(table, path):
+    X, _ = table
+    # In float32, in which complex64 stays as it is, and with it the shared memory.
+    model = regressor(TorchBackbone(Conjugated), max_epochs=1, dtype="float32")
+    buffers = dict(model.fit(*table).backbone_.named_buffers())
+    assert buffers["conjugate"].data_ptr() == buffers["weight"].data_ptr()
+    assert buffers["negative"].is_neg()
+    save(model, path)
+    again = load(path, trusted=HERE)
+    for name, buffer in buffers.items():
+        assert torch.equal(again.backbone_.get_buffer(name), buffer), name
+    np.testing.assert_allclose(again.predict(X), model.predict(X), rtol=1e-5)
