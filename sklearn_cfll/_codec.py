@@ -281,13 +281,21 @@ class Reader:
         return value
 
     def _read_object(self, described: Any) -> Any:
-        cls = self.find(described["object"])
+        cls = self.find_class(described["object"])
         if not isinstance(cls, type):
             raise ValueError(f"the file describes an object of {described['object']}")
         value: Any = object.__new__(cls)
         for name, own in described["state"]:
-            vars(value)[name] = self.read(own)
+            vars(value)[name] = self.read_attribute(cls, name, own)
         return value
+
+    def read_attribute(self, cls: type, name: str, described: Any) -> Any:
+        """Give an attribute of an object."""
+        return self.read(described)
+
+    def find_class(self, name: str) -> Any:
+        """Give the class of an object."""
+        return self.find(name)
 
     def find(self, name: str) -> Any:
         """Give the class or the function of a name, if it is trusted or was passed."""

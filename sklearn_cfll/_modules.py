@@ -11,8 +11,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from sklearn_cfll._build import build_net
 from sklearn_cfll._codec import Reader, Writer
+from sklearn_cfll._names import last_part
 from sklearn_cfll._problem import Problem, Rows
 from sklearn_cfll._whole import check_whole, not_saved
+from sklearn_cfll.backbones import Backbone, TorchBackbone
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
@@ -71,10 +73,20 @@ class ModuleWriter(Writer):
 
 
 class ModuleReader(Reader):
-    """Reads modules, too; what was shared is shared again."""
+    """Reads modules, too; what was shared is shared again.
 
-    def __init__(self, *args: Any) -> None:
+    Parameters
+    ----------
+    *args
+        As of the Reader.
+    backbone : class or function, default=None
+        The user's own, for the first factory or class of its name, and for that alone.
+    """
+
+    def __init__(self, *args: Any, backbone: Any = None) -> None:
         super().__init__(*args)
+        self._backbone = backbone
+        self._backbone_name: str | None = None  # in the file
         self._modules: dict[int, nn.Module] = {}
         self._parameters: dict[str, nn.Parameter] = {}
 
@@ -100,8 +112,39 @@ class ModuleReader(Reader):
     def _read_same_module(self, described: Any) -> nn.Module:
         return self._modules[described["same_module"]]
 
+    def read_attribute(self, cls: type, name: str, described: Any) -> Any:
+        """Give an attribute; the factory of a backbone may be the user's own."""
+        if issubclass(cls, TorchBackbone) and name == "factory":
+            described = _as_factory(described)
+        return super().read_attribute(cls, name, described)
+
+    def _read_factory(self, described: Any) -> Any:
+        name = described["factory"]
+        if self._backbone_name == name and name.endswith("<lambda>"):
+            raise ValueError(
+                f"the file has two factories of the name {name}, which backbone can't "
+                "tell apart; if they are one function, pass it in "
+                "custom_objects={'<lambda>': ...} alone."
+            )
+        return self._find_backbone(name)
+
+    def find_class(self, name: str) -> Any:
+        """Give the class of an object or a module, the user's own where it is that."""
+        own = self._backbone
+        if isinstance(own, type) and issubclass(own, nn.Module | Backbone):
+            return self._find_backbone(name)
+        return self.find(name)
+
+    def _find_backbone(self, name: str) -> Any:
+        own = self._backbone
+        known = own is not None and last_part(name) == own.__name__
+        if not known or self._backbone_name not in (None, name):
+            return self.find(name)
+        self._backbone_name = name
+        return own
+
     def _read_module(self, described: Any) -> nn.Module:
-        cls = self.find(described["module"])
+        cls = self.find_class(described["module"])
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise ValueError(f"the file takes {described['module']} for a module")
         module: Any = cls.__new__(cls)
@@ -118,6 +161,15 @@ class ModuleReader(Reader):
                 module._infer_parameters, with_kwargs=True
             )
         return module
+
+
+def _as_factory(described: Any) -> Any:
+    """Say of a name that it is a factory's, in a partial function, too."""
+    if isinstance(described, dict) and "partial" in described:
+        return {**described, "partial": _as_factory(described["partial"])}
+    if isinstance(described, dict) and "name" in described:
+        return {"factory": described["name"]}
+    return described
 
 
 def _is_lazy(module: nn.Module) -> bool:

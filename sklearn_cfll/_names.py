@@ -19,6 +19,11 @@ def name_of(value: Any) -> str:
     return f"{getattr(value, '__module__', '?')}:{name}"
 
 
+def last_part(name: str) -> str:
+    """Give what the class or the function itself is called."""
+    return name.partition(":")[2].split(".")[-1]
+
+
 def find_named(name: str, trusted: Sequence[str], custom: Mapping[str, Any]) -> Any:
     """Give the class or the function of a name, if it is trusted or was passed.
 
@@ -36,7 +41,7 @@ def find_named(name: str, trusted: Sequence[str], custom: Mapping[str, Any]) -> 
     value : class or function
     """
     module, _, qualified = name.partition(":")
-    for key in (name, name.replace(":", "."), qualified, qualified.split(".")[-1]):
+    for key in (name, name.replace(":", "."), qualified, last_part(name)):
         if key in custom:
             return custom[key]
     by_user = any(_starts(module, prefix) for prefix in trusted)

@@ -19,6 +19,7 @@ from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._codec import Reader
 from sklearn_cfll._modules import ModuleReader, ModuleWriter, net_of
 from sklearn_cfll._names import name_of
+from sklearn_cfll.backbones import Backbone, TorchBackbone
 from sklearn_cfll.iv import CFLLIVRegressor
 
 _FORMAT = "sklearn_cfll"
@@ -111,8 +112,9 @@ def load(
     backbone : class, callable, torch.nn.Module or backbone object, default=None
         The user's own: the class or the function of a ``TorchBackbone``, which keeps
         its saved parameters; or a module instance like the one that was fitted, whose
-        weights don't matter. Not needed where the backbone is an ``MLP``, or where
-        its class may be imported.
+        weights don't matter. It takes the place of the factory, or of the class, that
+        has its name in the file, and of nothing else. Not needed where the backbone is
+        an ``MLP``, or where its class may be imported.
     trusted : sequence of str, default=()
         Modules, or the starts of their names, such as ``"mypackage"``, from which
         the file may import by name.
@@ -129,20 +131,33 @@ def load(
     ------
     ValueError
         Where the file is not whole, not one of this package, of a newer format, or
-        needs a class that was not passed and is not trusted.
+        needs a class that was not passed and is not trusted; or where ``backbone`` has
+        no name.
     """
+    own = _class_or_function(backbone)
     described, tensors = _read(Path(path))
-    custom = dict(custom_objects or {})
-    if backbone is not None:
-        own = type(backbone) if isinstance(backbone, nn.Module) else backbone
-        custom[own.__name__] = own
-    reader = ModuleReader(tensors, trusted, custom)
+    reader = ModuleReader(tensors, trusted, custom_objects, backbone=own)
     try:
         return _rebuilt(described, reader, torch.device(device))
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} describes no estimator: {type(error).__name__}: {error}."
         ) from error
+
+
+def _class_or_function(backbone: Any) -> Any:
+    """Give what a file names, of the backbone that a user passes."""
+    if isinstance(backbone, TorchBackbone):
+        backbone = backbone.factory
+    if isinstance(backbone, nn.Module | Backbone):
+        return type(backbone)
+    if backbone is None or hasattr(backbone, "__name__"):
+        return backbone
+    raise ValueError(
+        f"backbone is a {type(backbone).__name__}, which has no name to be found by in "
+        "the file; pass the class or the function that it calls, since the file holds "
+        "the arguments of a functools.partial, or an object's class in custom_objects."
+    )
 
 
 def _rebuilt(described: Any, reader: Reader, device: torch.device) -> Any:
