@@ -228,9 +228,9 @@ class TrainingLoop(NeuralNet):
 def _as_batch(batch: Any, device: str) -> Batch:
     """Give what an iterator of the user's own yields the form of our batches."""
     inputs, targets = batch
-    if isinstance(inputs, dict):
-        return inputs, targets
-    return {"X": to_device(inputs, device)}, to_device(targets, device)
+    if not isinstance(inputs, dict):
+        inputs, targets = {"X": to_device(inputs, device)}, to_device(targets, device)
+    return inputs, targets[:, None] if targets.ndim == 1 else targets
 
 
 def _overrides(callback: Callback, *methods: str) -> bool:

@@ -10,16 +10,13 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback, EpochTimer
 from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import SquaredLoss
 from sklearn_cfll.network import Network
-from sklearn_cfll.optimizers import (
-    NoOptimizer,
-    has_learnable_parameters,
-)
+from sklearn_cfll.optimizers import NoOptimizer, has_learnable_parameters
 from sklearn_cfll.step import TrainingStep
 from sklearn_cfll.updates import HeadUpdate, ProximalUpdate
 
@@ -75,7 +72,8 @@ default="cooldown"
     **kwargs
         As :class:`skorch.NeuralNet` takes them. Unlike there, ``optimizer`` is AdamW,
         ``train_split`` and ``verbose`` are off, and batches are slices of tensors in
-        memory unless ``iterator_train`` is given.
+        memory unless ``iterator_train`` is given. A Dataset goes through a DataLoader,
+        which shuffles with ``iterator_train__shuffle=True``.
 
     References
     ----------
@@ -214,7 +212,7 @@ default="cooldown"
             dataset = dataset.dataset.take(dataset.indices)
         own = self.iterator_train if training else self.iterator_valid
         if own is not None or not isinstance(dataset, TensorBatches):
-            iterator = super().get_iterator(dataset, training=training)
+            iterator = self._loader(dataset, training)
             n_batches = len(iterator)
         else:
             iterator = dataset if training else dataset.in_order()
@@ -229,6 +227,15 @@ default="cooldown"
                 weight = self.row_weights(targets, weight)
                 self.recovery_.set_energy(targets, weight, dataset.energy)
         return iterator
+
+    def _loader(self, dataset: Any, training: bool) -> Any:
+        """Load a data set's batches as skorch does, by a DataLoader where none says."""
+        name = "iterator_train" if training else "iterator_valid"
+        settings = {"batch_size": self.batch_size, **self.get_params_for(name)}
+        if settings["batch_size"] == -1:
+            settings["batch_size"] = len(dataset)
+        iterator = getattr(self, name)
+        return (DataLoader if iterator is None else iterator)(dataset, **settings)
 
     # Training -------------------------------------------------------------------
 
@@ -249,14 +256,17 @@ default="cooldown"
 
         Parameters
         ----------
-        X : array of shape (n_samples, ...)
+        X : array of shape (n_samples, ...), Dataset, or dict
+            The dict of a batch, whose targets are encoded, gets predictions like them.
 
         Returns
         -------
         y : array of shape (n_samples, n_outputs), or as ``decode`` gives it
         """
         predictions = self.predict_proba(X)
-        return predictions if self.decode is None else self.decode(predictions)
+        if self.decode is None or isinstance(X, dict):
+            return predictions
+        return self.decode(predictions)
 
     def release(self) -> None:
         """Let go of the optimizer and of all that holds training data."""

@@ -353,3 +353,14 @@ def test_the_ranges_of_the_columns_take_one_pass_for_all_uses(monkeypatch):
     low, high = half._column_ranges
     np.testing.assert_array_equal(low, X[:250].min(0).astype(np.float32))
     np.testing.assert_array_equal(high, X[:250].max(0).astype(np.float32))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", [None, np.array([3, 1, 2])], ids=["all", "some"])
+def test_one_row_has_no_axis_of_rows(order, rows):
+    X = np.asarray(np.arange(20.0).reshape(4, 5), order=order)
+    targets = np.arange(8.0).reshape(4, 2)[: len(X if rows is None else rows)]
+    batches = TensorBatches(X, targets, rows=rows, batch_size=2)
+    inputs, target = batches[1]
+    assert inputs["X"].tolist() == X[1].tolist()
+    assert target.tolist() == targets[1].tolist()

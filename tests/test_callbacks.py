@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from skorch.callbacks import (
+    BatchScoring,
     Checkpoint,
     EarlyStopping,
     EpochScoring,
@@ -133,6 +134,18 @@ def test_epoch_scoring_of_labels(fresh_rows):
     ours, theirs = (model.history_[:, n] for n in ("valid_score", "accuracy"))
     assert_allclose(ours, theirs, rtol=1e-9)
     assert ours[-1] > 0.9
+
+
+@pytest.mark.parametrize("use_caching", [True, False])
+def test_batch_scoring_compares_predictions_with_targets_as_both_are_encoded(
+    table, fresh_rows, use_caching
+):
+    callback = BatchScoring("r2", name="r2", use_caching=use_caching)
+    X, y = table
+    model = regressor(callbacks=[callback], batch_size=200, max_epochs=3)
+    model.fit(X, 50 + 9 * y, X_val=fresh_rows[0], y_val=50 + 9 * fresh_rows[1])
+    scores = model.history_[:, "r2"]
+    assert_allclose(scores, model.history_[:, "valid_score"], rtol=1e-9)
 
 
 def test_clipped_gradients_hold_the_backbone(table):

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 from skorch.dataset import ValidSplit
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from sklearn_cfll import MLP, CFLLNet, CFLLRegressor
 from sklearn_cfll.losses import Tally
@@ -67,6 +67,67 @@ def test_a_data_loader_trains_as_the_batches_in_memory_do(plain):
     np.testing.assert_allclose(
         loaded.history[:, "train_loss"], own.history[:, "train_loss"], rtol=1e-4
     )
+
+
+LOADERS = {
+    "trains": {"iterator_train": DataLoader},
+    "validates": {"iterator_valid": DataLoader},
+    "does both": {"iterator_train": DataLoader, "iterator_valid": DataLoader},
+}
+
+
+@pytest.mark.parametrize("loaders", LOADERS.values(), ids=LOADERS)
+def test_a_data_loader_validates_and_predicts_as_the_batches_do(plain, loaders):
+    X, targets = plain
+    settings = {
+        "max_epochs": 2,
+        "batch_size": N_ROWS // 2,
+        "train_split": ValidSplit(2),
+    }
+    loaded = small_net(**settings, **loaders).fit(X, targets)
+    own = small_net(**settings).fit(X, targets)
+    for name in ("train_loss", "valid_loss"):
+        np.testing.assert_allclose(
+            loaded.history[:, name], own.history[:, name], rtol=1e-4
+        )
+    np.testing.assert_allclose(loaded.predict(X), own.predict(X), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [N_ROWS, -1])
+def test_a_dataset_needs_no_loader_of_the_users_own(plain, batch_size):
+    X, targets = plain
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(targets))
+    net = small_net(batch_size=batch_size, max_epochs=3).fit(rows, None)
+    own = small_net(batch_size=N_ROWS, max_epochs=3).fit(X, targets)
+    np.testing.assert_allclose(net.predict(rows), own.predict(X), rtol=1e-3, atol=1e-4)
+
+
+def test_one_dimensional_targets_of_a_loader_are_one_output(plain):
+    X, targets = plain
+    settings = {"n_outputs": 1, "batch_size": N_ROWS, "max_epochs": 3}
+    column = small_net(**settings).fit(X, targets[:, :1])
+    flat = small_net(**settings, iterator_train=DataLoader).fit(X, targets[:, 0])
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(targets[:, 0]))
+    of_dataset = small_net(**settings).fit(rows, None)
+    for net in (flat, of_dataset):
+        np.testing.assert_allclose(
+            net.predict(X), column.predict(X), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("loaders", LOADERS.values(), ids=LOADERS)
+def test_loaders_of_an_estimators_net_take_x_in_any_order_in_memory(
+    plain, order, loaders
+):
+    X, targets = np.asarray(plain[0], order=order), plain[1]
+    settings = {"max_epochs": 2, "batch_size": 25, "random_state": 0}
+    held_out = {"X_val": X[:10], "y_val": targets[:10]}
+    model = CFLLRegressor(MLP(width=8), net_params=loaders, **settings)
+    losses = model.fit(X, targets, **held_out).history_[:, "valid_loss"]
+    other = CFLLRegressor(MLP(width=8), net_params=loaders, **settings)
+    other.fit(plain[0], targets, **held_out)
+    np.testing.assert_allclose(losses, other.history_[:, "valid_loss"], rtol=1e-9)
 
 
 def test_a_split_holds_rows_out_and_the_schedules_still_end_where_they_should(plain):
