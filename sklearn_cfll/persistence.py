@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,13 @@ def save(estimator: BaseCFLL | CFLLIVRegressor, path: str | os.PathLike[str]) ->
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}; make it first.")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Of a name of its own, since others may save to the same path at the same time.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:
+        partial.touch()
+        mode = (path if path.exists() else partial).stat().st_mode
         save_file(writer.tensors, partial, metadata)
+        partial.chmod(mode)  # which safetensors gives to the owner alone
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -245,6 +248,34 @@ def test_a_file_holds_no_rows_but_quantiles_of_held_out_errors(path):
         assert len(held_out.values) <= 105
         sizes.append(path.stat().st_size - held_out.values.nbytes)
     assert abs(sizes[1] - sizes[0]) < 200
+
+
+def test_saves_to_one_path_at_a_time_leave_a_whole_file(table, path, monkeypatch):
+    both_written = threading.Barrier(2, timeout=30)
+
+    def wait_for_the_other(*args):
+        save_file(*args)
+        both_written.wait()
+
+    monkeypatch.setattr(sklearn_cfll.persistence, "save_file", wait_for_the_other)
+    models = [regressor(MLP(width=w), max_epochs=1).fit(*table) for w in (4, 64)]
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(save, model, path) for model in models]:
+            done.result()
+    assert load(path).backbone.width in (4, 64)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_file_has_the_permissions_of_any_other(table, path):
+    model = regressor(max_epochs=1).fit(*table)
+    save(model, path)
+    plain = path.with_name("plain")
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o640)
+    save(model, path)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 # What isn't trusted ------------------------------------------------------------------
