@@ -28,7 +28,8 @@ class TrainingCurveDisplay(Display):
         Of the training rows, taken in passing: each batch under the head that has just
         been solved on it, so that a loss is a little small.
     valid : array-like of shape (n_epochs,), default=None
-        Of the held-out rows after each epoch; None where there are none.
+        Of the held-out rows after each epoch, not-a-number in those of a warm start
+        without any; None where there are none.
     quantity : str, default="loss"
         What the curves are of: the name of the axis.
     best_epoch : int, default=None
@@ -107,12 +108,11 @@ class TrainingCurveDisplay(Display):
                 "history_ is empty: no pass over the rows trained the backbone; fit, "
                 "or stream with stream_epochs of at least 1."
             )
-        held_out = "valid_loss" in history[-1]
         display = cls(
             train=np.array(history[:, f"train_{quantity}"]),
-            valid=np.array(history[:, f"valid_{quantity}"]) if held_out else None,
+            valid=_by_epoch(history, f"valid_{quantity}"),
             quantity=quantity,
-            best_epoch=_kept_epoch(model) if held_out else None,
+            best_epoch=_kept_epoch(model),
         )
         return display.plot(ax, line_kwargs=line_kwargs)
 
@@ -159,11 +159,17 @@ def _kept_epoch(model: Any) -> int | None:
     """Epoch, from 1 on, that early stopping went back to."""
     if model.early_stopping is False or model.warm_start:
         return None
-    if model.scoring is None:
-        values = -np.array(model.history_[:, "valid_loss"])
-    else:
-        values = np.array(model.history_[:, "valid_score"])
-    return int(np.nanargmax(values)) + 1 if np.isfinite(values).any() else None
+    score = model.scoring is not None
+    values = _by_epoch(model.history_, "valid_score" if score else "valid_loss")
+    if values is None or not np.isfinite(values).any():
+        return None
+    return int(np.nanargmax(values if score else -values)) + 1
+
+
+def _by_epoch(history: Any, name: str) -> np.ndarray | None:
+    """Values of all epochs; a warm start may hold out rows in some of them alone."""
+    values = np.array([row.get(name, np.nan) for row in history], dtype=float)
+    return values if any(name in row for row in history) else None
 
 
 class AlphaPathDisplay(Display):

@@ -103,6 +103,24 @@ def test_the_epoch_of_the_best_scoring_is_marked(table):
     assert scores[display.best_epoch - 1] == max(scores)
 
 
+@pytest.mark.parametrize("quantity", ["loss", "score"])
+@pytest.mark.parametrize("held_out_first", [True, False])
+def test_epochs_of_a_warm_start_without_held_out_rows_are_gaps(
+    table, held_out_first, quantity
+):
+    X, y = table
+    model = regressor(max_epochs=2, warm_start=True)
+    for early_stopping in (held_out_first, not held_out_first):
+        model.set_params(early_stopping=early_stopping).fit(X, y)
+    display = TrainingCurveDisplay.from_estimator(model, quantity=quantity)
+    epochs, values = display.valid_line_.get_data()
+    assert epochs.tolist() == [1, 2, 3, 4]
+    known = [0, 1] if held_out_first else [2, 3]
+    assert values[known].tolist() == model.history_[:, f"valid_{quantity}"]
+    assert np.flatnonzero(np.isfinite(values)).tolist() == known
+    assert np.isfinite(display.train_line_.get_ydata()).all()
+
+
 @pytest.mark.parametrize("settings", [{"early_stopping": False}, {"warm_start": True}])
 def test_no_epoch_is_marked_where_none_is_known_to_be_kept(table, settings):
     X, y = table
