@@ -33,7 +33,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if resolved.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"device={device!r} is not available here ({reason}); "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._codec import Reader
+from sklearn_cfll._device import resolve_device
 from sklearn_cfll._modules import ModuleReader, ModuleWriter, net_of
 from sklearn_cfll._names import name_of
 from sklearn_cfll.backbones import Backbone, TorchBackbone
@@ -112,8 +113,8 @@ def load(
     ----------
     path : str or path-like
     device : str or torch.device, default="cpu"
-        Where the estimator predicts. Its ``device`` parameter, for further fits, is the
-        saved one.
+        Where the estimator predicts; "auto" is as in the estimators. Its ``device``
+        parameter, for further fits, is the saved one.
     backbone : class, callable, torch.nn.Module or backbone object, default=None
         The user's own: the class or the function of a ``TorchBackbone``, which keeps
         its saved parameters; or a module instance like the one that was fitted, whose
@@ -137,13 +138,13 @@ def load(
     ValueError
         Where the file is not whole, not one of this package, of a newer format, or
         needs a class that was not passed and is not trusted; or where ``backbone`` has
-        no name.
+        no name, or the device is not there.
     """
-    own = _class_or_function(backbone)
+    own, place = _class_or_function(backbone), resolve_device(device)
     described, tensors = _read(Path(path))
     reader = ModuleReader(tensors, trusted, custom_objects, backbone=own)
     try:
-        return _rebuilt(described, reader, torch.device(device))
+        return _rebuilt(described, reader, place)
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} describes no estimator: {type(error).__name__}: {error}."

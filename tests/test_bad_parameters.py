@@ -301,6 +301,12 @@ BY_THE_PACKAGE = [
         params={"device": "gpu"},
     ),
     case(
+        "a device whose module of torch is not there",
+        ValueError,
+        r"device='hpu' is not available here \(.*\); use device='auto' or 'cpu'\.",
+        params={"device": "hpu"},
+    ),
+    case(
         "a device without numbers",
         ValueError,
         r"device='meta' is not available here \(it holds no numbers\); use "

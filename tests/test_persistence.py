@@ -389,6 +389,21 @@ def test_files_of_others_are_noticed(tmp_path):
         load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "hpu", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_named_in_load(saved, device):
+    message = rf"\Adevice='{device}' is not available here \(.+\); use device='auto' or"
+    with pytest.raises(ValueError, match=message):
+        load(saved, device=device)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "hpu"])
+def test_a_pickle_from_a_device_that_is_not_there_predicts_on_the_cpu(table, device):
+    model = regressor(max_epochs=1).fit(*table)
+    model.set_params(device=device)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(table[0]), model.predict(table[0]))
+
+
 def test_a_newer_format_is_refused(saved):
     tensors = load_file(saved)
     with safe_open(saved, "pt") as file:
