@@ -19,6 +19,7 @@ from sklearn_cfll._names import find_named, name_of
 from sklearn_cfll._whole import check_unbound, check_whole, not_saved
 
 _OWN = ("sklearn_cfll.", "torch.nn.")
+_ARRAYS = (np.ndarray, np.memmap)
 _SCALARS = (bool, int, float, str)
 
 
@@ -122,6 +123,8 @@ class Writer:
         return described
 
     def _write_array(self, value: Any, where: str) -> Any:
+        if isinstance(value, np.ndarray) and type(value) not in _ARRAYS:
+            raise not_saved(value, where, "it is an array of a class of its own")
         if value.dtype.kind in "biufc":
             native = np.array(value, dtype=value.dtype.newbyteorder("="), order="K")
             if native.dtype.kind == "u":  # of which older versions know 8 bits alone

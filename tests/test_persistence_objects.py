@@ -238,7 +238,10 @@ MODULES = {
     "new": (CountedModule(), "not saved: CountedModule has a __new__ of its own"),
     "getstate": (ListedModule(), "not saved: its __getstate__ gives no dict"),
 }
-OTHERS = {"flags": (Side.LEFT | Side.RIGHT, "is no member of its class")}
+OTHERS = {
+    "flags": (Side.LEFT | Side.RIGHT, "is no member of its class"),
+    "mask": (np.ma.masked_equal([1.0, 2.0], 2.0), "an array of a class of its own"),
+}
 
 
 @pytest.mark.parametrize(
