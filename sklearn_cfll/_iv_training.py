@@ -18,9 +18,10 @@ from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
 from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
 from sklearn_cfll.stepping import (
     clear_gradients,
+    refuse_inference_mode,
     set_mode,
     take_step,
-    without_gradient,
+    tell_no_gradient,
 )
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -70,9 +71,11 @@ class IVTraining:
         }
         self.history: list[dict[str, Any]] = []
         self.step, self.n_recoveries, self.rate_factor = 0, 0, 1.0
+        self.has_gradient = False
 
     def run(self) -> None:
         """Train; an interruption keeps the state after the last whole pass."""
+        refuse_inference_mode()
         self._keep()
         try:
             while len(self.history) < self.n_epochs:
@@ -95,6 +98,8 @@ class IVTraining:
                 ConvergenceWarning,
                 stacklevel=2,
             )
+        if self.step and self.optimizers and not self.has_gradient:
+            tell_no_gradient("the backbones")
         self.trainee.eval()
         self.trainee.write_back()
 
@@ -130,9 +135,9 @@ class IVTraining:
             clear_gradients(optimizer)
             with torch.enable_grad():
                 loss, losses = compute(progress)
-                if not loss.requires_grad:
-                    raise ValueError(without_gradient("each backbone"))
-                loss.backward()
+                if loss.requires_grad:
+                    loss.backward()
+                    self.has_gradient = True
             noted.append(losses)
             return loss
 

@@ -17,9 +17,14 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.losses import Tally
-from sklearn_cfll.optimizers import searches_along_lines
+from sklearn_cfll.optimizers import has_learnable_parameters, searches_along_lines
 from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
-from sklearn_cfll.stepping import set_mode, stepping
+from sklearn_cfll.stepping import (
+    refuse_inference_mode,
+    set_mode,
+    stepping,
+    tell_no_gradient,
+)
 
 
 class _StepUndone(Exception):  # noqa: N818 (no error: the pass starts again)
@@ -38,10 +43,13 @@ class TrainingLoop(NeuralNet):
     train_score: Any
     valid_score: Any
     _own_update: Any
+    writes_: bool | None
 
     def fit_loop(self, X: Any, y: Any = None, epochs: Any = None, **kwargs: Any) -> Any:
         """Train; counts the steps for the schedules."""
+        refuse_inference_mode()
         epochs = self.max_epochs if epochs is None else epochs
+        self.writes_, self.has_gradient_ = None, False  # of steps, once there are some
         self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0
         self.head_update_ = self._own_update()
         self.searches_ = searches_along_lines(self.optimizer_)
@@ -60,6 +68,9 @@ class TrainingLoop(NeuralNet):
             self.recovery_.finish()
             raise  # skorch ends the training by it
         self.recovery_.finish()
+        learns = has_learnable_parameters(self.module_.backbone)
+        if self.step_ and learns and not self.has_gradient_:
+            tell_no_gradient("the backbone")
         return self
 
     def _listen(self) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
-from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
-from sklearn_cfll.stepping import clear_gradients, without_gradient
+from sklearn_cfll.optimizers import SCHEDULES
+from sklearn_cfll.stepping import clear_gradients
 
 
 class TrainingStep(TrainingLoop):
@@ -111,17 +111,19 @@ class TrainingStep(TrainingLoop):
             step["objective"] = loss.detach()
         if loss.requires_grad:
             loss.backward()
-        elif has_learnable_parameters(self.module_.backbone):
-            raise ValueError(without_gradient("the backbone"))
+            self.has_gradient_ = True
         return step
 
     def _features_of(self, batch: Batch) -> Tensor:
         """Run the backbone; one with BatchNorm can't take a single row."""
         X = batch[0]["X"]
+        # Networks that write to their input get copies: a full batch is the user's own
+        # rows, and a step may take the features of a batch several times. The first
+        # batch tells whether there is a need.
+        if isinstance(X, Tensor) and self.writes_ is not False:
+            X = X.clone()
         try:
-            # A copy, for networks that write to their input: a full batch is the user's
-            # own rows, and a step may take the features of a batch several times.
-            features: Tensor = self.module_.backbone(X.clone())
+            features: Tensor = self.module_.backbone(X)
         except ValueError as error:
             if len(X) > 1:
                 raise
@@ -130,6 +132,8 @@ class TrainingStep(TrainingLoop):
                 f"batch_size to 3 or more (now {self.batch_size}), which leaves no "
                 "such batch, or take LayerNorm in place of BatchNorm."
             ) from error
+        if self.writes_ is None:
+            self.writes_ = isinstance(X, Tensor) and X._version > 0
         return features
 
     def get_loss(
@@ -209,6 +213,7 @@ class TrainingStep(TrainingLoop):
         """Predict a held-out batch."""
         inputs, targets = batch
         with torch.inference_mode():
-            predictions = self.module_(inputs["X"].clone())
+            X = inputs["X"]
+            predictions = self.module_(X.clone() if isinstance(X, Tensor) else X)
             loss = self.get_loss(predictions, targets, X=inputs)
         return {"loss": loss, "y_pred": predictions}

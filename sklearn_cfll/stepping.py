@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch.optim import Optimizer
 
 _ZERO_GRAD = Optimizer.zero_grad
@@ -46,13 +48,24 @@ def set_mode(optimizer: Any, mode: str) -> None:
         getattr(optimizer, mode)()
 
 
-def without_gradient(whose: str) -> str:
-    """Say that a loss has no gradient, and what to do."""
-    return (
-        f"the loss has no gradient in the parameters of {whose}: its forward detaches "
-        "them or computes without gradients, or the call is under "
-        "torch.inference_mode; let gradients through, or freeze the parameters by "
-        "requires_grad_(False) to train the head alone."
+def refuse_inference_mode() -> None:
+    """Refuse to train where torch keeps no gradients, and can't be told to."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "training needs gradients, which torch.inference_mode keeps none of; call "
+            "fit outside of it (predict computes without gradients by itself)."
+        )
+
+
+def tell_no_gradient(whose: str) -> None:
+    """Warn that no step had a gradient, and say what to do."""
+    warnings.warn(
+        f"no step had a gradient in the parameters of {whose}, which stay as they "
+        "were, so that the head alone was trained: its forward detaches them, or "
+        "computes without gradients; let gradients through, or freeze the parameters "
+        "by requires_grad_(False).",
+        ConvergenceWarning,
+        stacklevel=2,
     )
 
 

@@ -1,8 +1,11 @@
 """Backbones that can't be used: what is said, and that the last fit stays whole."""
 
+import warnings
+
 import pytest
 import torch
 from refusals import X, Y, assert_refused, case, features_not_finite, regressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -329,13 +332,37 @@ class Detached(nn.Module):
 
 
 def test_features_without_gradient_are_told():
-    model = regressor(backbone=TorchBackbone(Detached))
-    message = r"^the loss has no gradient in the parameters of the backbone: .* freeze"
-    with pytest.raises(ValueError, match=message):
+    message = "^no step had a gradient in the parameters of the backbone, .* freeze"
+    with pytest.warns(ConvergenceWarning, match=message):
+        model = regressor(backbone=TorchBackbone(Detached)).fit(X, Y)
+    assert model.score(X, Y) > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frozen = Detached(4).requires_grad_(False)
+        assert regressor(backbone=frozen).fit(X, Y).score(X, Y) > 0
+
+
+class Sometimes(Detached):
+    """Lets gradients through in some steps."""
+
+    def forward(self, X):
+        features = self.layer(X).tanh()
+        return features.detach() if torch.rand(()) < 0.5 else features
+
+
+def test_some_steps_may_have_no_gradient():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regressor(backbone=TorchBackbone(Sometimes), max_epochs=10).fit(X, Y)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_there_is_no_training_in_inference_mode(fitted):
+    model = regressor()
+    if fitted:
         model.fit(X, Y)
-    assert not hasattr(model, "net_")
-    plain = regressor(backbone=MLP(16)).fit(X, Y)
+    before = dict(vars(model))
+    message = r"^training needs gradients, which torch\.inference_mode keeps none of; "
     with torch.inference_mode(), pytest.raises(ValueError, match=message):
-        plain.fit(X, Y)
-    frozen = Detached(4).requires_grad_(False)
-    assert regressor(backbone=frozen).fit(X, Y).score(X, Y) > 0
+        model.fit(X, Y)
+    assert vars(model) == before

@@ -252,3 +252,32 @@ def test_a_tally_is_a_weighted_mean_and_holds_few_values(n_batches, as_weight):
     assert tally.mean() == pytest.approx(expected, rel=1e-12)
     assert tally.mean() == pytest.approx(expected, rel=1e-12)  # reading changes nothing
     assert most < 64
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Rows in two parts."""
+
+    def __init__(self, X, targets):
+        self.X, self.targets = torch.from_numpy(X), torch.from_numpy(targets)
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, index):
+        return (self.X[index, :2], self.X[index, 2:]), self.targets[index]
+
+
+class Joined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(N_COLUMNS, 16)
+
+    def forward(self, X):
+        return self.layer(torch.cat(tuple(X), 1)).tanh()
+
+
+def test_inputs_of_several_tensors_are_trained_on(plain):
+    pairs = Pairs(*plain)
+    net = small_net(module=Joined()).fit(pairs, None)
+    assert net.predict(pairs).shape == plain[1].shape
+    assert net.history[-1, "train_loss"] < 0.5 * net.history[0, "train_loss"]

@@ -67,6 +67,26 @@ def test_rows_that_are_read_from_a_file_stay_as_they_are(table, tmp_path):
     assert_array_equal(np.load(tmp_path / "X.npy"), X)
 
 
+def test_full_batches_are_copied_for_networks_that_write_alone(table):
+    class Noting(nn.Module):
+        def __init__(self, writes):
+            super().__init__()
+            self.layer, self.writes, self.memory = nn.Linear(4, 8), writes, []
+
+        def forward(self, X):
+            if self.training:
+                self.memory.append(X.data_ptr())
+            return self.layer(X.mul_(2) if self.writes else X * 2).tanh()
+
+    X, y = table
+    for writes in (False, True):
+        model = regressor(Noting(writes), batch_size="full", max_epochs=6).fit(X, y)
+        memory = model.backbone_.memory
+        own = [pointer == X.ctypes.data for pointer in memory]
+        # The first pass, on a copy, tells.
+        assert own == [False] + [not writes] * (len(own) - 1)
+
+
 class Doubling(nn.Module):
     """Doubles its input, in place or not."""
 
