@@ -18,7 +18,7 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._grids import misfit
-from sklearn_cfll._numbers import refuse_not_finite
+from sklearn_cfll._numbers import refuse_not_finite, tell_coarse_columns
 from sklearn_cfll._problem import Problem, missing_targets, usual_epochs
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
@@ -145,6 +145,8 @@ def build_network(estimator: Any, problem: Problem) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"backbone {name} could not be built: {reason}") from error
     module = place(module, batches.device, batches.dtype)
+    if batches.input_dtype == torch.float32:
+        tell_coarse_columns(problem.train.X)
     widened = estimator.dtype == "auto" and batches.dtype == torch.float64
     *grid, n_features = _probe(module, name, batches, widened)
     if grid:
@@ -261,7 +263,8 @@ def _valid_score(
     def checked(predictions: Tensor) -> NDArray[Any]:
         wide = torch.promote_types(predictions.dtype, torch.float32)
         outputs = predictions.to(wide).cpu().numpy()
-        refuse_not_finite(outputs, "predictions of the held-out rows", name, rows.index)
+        what = "predictions of the held-out rows"
+        refuse_not_finite(outputs, what, name, rows.index, training=True)
         return outputs
 
     if estimator.scoring is None:

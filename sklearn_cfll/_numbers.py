@@ -26,18 +26,11 @@ _DAYS = "for dates take days since one of them, or their month and weekday"
 
 
 def check_range(X: NDArray[Any], *, training: bool) -> None:
-    """Refuse numbers that float32 doesn't hold.
-
-    In training also columns that it makes zero, with a warning of those whose values
-    it makes hardly different from each other.
-    """
+    """Refuse numbers that float32 doesn't hold; in training, columns it makes zero."""
     if X.dtype == np.float32:
         return
     axis = 0 if X.ndim == 2 else None  # of a grid, a point may well be empty
-    low, high = (
-        np.atleast_1d(ends).astype(np.float64) for ends in (X.min(axis), X.max(axis))
-    )
-    sizes = np.maximum(high, -low)
+    sizes = np.atleast_1d(np.maximum(X.max(axis), -X.min(axis)))
     cure = "scale X or set dtype='float64'."
     if sizes.max() > float(_FLOAT32.max):
         raise ValueError(f"X holds {sizes.max():.3g}, beyond float32's range; {cure}")
@@ -50,9 +43,19 @@ def check_range(X: NDArray[Any], *, training: bool) -> None:
             f"{where} holds nothing above {sizes[vanishing[0]]:.3g}, which float32 "
             f"takes for zero; {cure}"
         )
-    spans, steps = high - low, sizes * float(_FLOAT32.eps)
-    coarse = np.flatnonzero((spans > 0) & (steps * _LEAST_STEPS > spans))
-    if X.ndim == 2 and len(coarse):
+
+
+def tell_coarse_columns(X: NDArray[Any]) -> None:
+    """Warn of columns whose values float32 makes hardly different from each other."""
+    if X.dtype == np.float32 or X.ndim != 2:
+        return
+    low, high = (ends.astype(np.float64) for ends in (X.min(0), X.max(0)))
+    spans, sizes = high - low, np.maximum(high, -low)
+    steps = sizes * float(_FLOAT32.eps)
+    # Where float64 itself has hardly a difference it is one of rounding.
+    varying = spans > sizes * _LEAST_STEPS * float(np.finfo(np.float64).eps)
+    coarse = np.flatnonzero(varying & (steps * _LEAST_STEPS > spans))
+    if len(coarse):
         first = coarse[0]
         warnings.warn(
             f"column {first} of X has a range of {spans[first]:.3g} near "
@@ -91,6 +94,7 @@ def refuse_not_finite(
     what: str = "predictions",
     X_name: str = "X",
     index: NDArray[np.intp] | None = None,
+    training: bool = False,
 ) -> None:
     """Name the first row whose outputs are not finite, where there is one.
 
@@ -101,16 +105,22 @@ def refuse_not_finite(
         Names of the outputs and of what they are computed from.
     index : int array of shape (n,) or None
         Rows that the outputs belong to, where these are not all.
+    training : bool, default=False
+        Whether the network is still in training.
     """
     finite = np.isfinite(outputs)
     if finite.all():
         return
     row = int(finite.reshape(len(finite), -1).all(1).argmin())
     row = row if index is None else int(index[row])
+    cause, cure = "either", "mend the row or the backbone."
+    if training:
+        cause = "either the training diverged,"
+        cure = "decrease lr, or mend the row or the backbone."
     raise ValueError(
-        f"{what} are not finite, first for row {row} of {X_name}: either the row lies "
+        f"{what} are not finite, first for row {row} of {X_name}: {cause} the row lies "
         "far outside of the training rows, or the backbone returns features that are "
-        "not finite for it (by a logarithm of zero, say); mend the row or the backbone."
+        f"not finite for it (by a logarithm of zero, say); {cure}"
     )
 
 

@@ -32,11 +32,13 @@ MISSING = (
 
 def not_finite(what, row, name="X"):
     """Give the pattern of what is said of a row without finite predictions."""
+    training = "held-out" in what
+    diverged = " the training diverged," if training else ""
     return (
-        rf"{what} are not finite, first for row {row} of {name}: either the row lies "
-        r"far outside of the training rows, or the backbone returns features that are "
-        r"not finite for it \(by a logarithm of zero, say\); mend the row or the "
-        r"backbone\."
+        rf"{what} are not finite, first for row {row} of {name}: either{diverged} the "
+        r"row lies far outside of the training rows, or the backbone returns features "
+        r"that are not finite for it \(by a logarithm of zero, say\); "
+        rf"{'decrease lr, or ' if training else ''}mend the row or the backbone\."
     )
 
 

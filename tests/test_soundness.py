@@ -164,6 +164,12 @@ def test_values_that_float32_hardly_tells_apart_are_told(table):
         settings["dtype"] = "float64"
         own = TorchBackbone(nn.BatchNorm1d, affine=False, track_running_stats=False)
         regressor(own, batch_size="full", **settings).fit(ids, y)
+        # Chunks of a stream span less than the stream does.
+        ordered = X.copy()
+        ordered[:, 2] = 2024 + np.linspace(0, 0.5, len(X))
+        own = TorchBackbone(nn.Linear, out_features=8)
+        model = regressor(own, max_epochs=1, dtype="float32")
+        model.partial_fit(ordered[::2], y[::2]).partial_fit(ordered[90:95], y[90:95])
 
 
 def test_columns_that_are_lost_beside_the_biases_are_told(table):
