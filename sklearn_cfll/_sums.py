@@ -106,6 +106,7 @@ def faded(
     share = forgetting ** np.arange(batches.n_samples - 1.0, -1, -1)
     weight = torch.as_tensor(share).to(batches.device)
     if batches.sample_weight is not None:
-        weight = (batches.sample_weight.to(weight).mT * weight).mT
+        own = batches.sample_weight.to(weight)
+        weight = own * weight.reshape(-1, *[1] * (own.ndim - 1))
     batches.sample_weight = weight
     return batches, share

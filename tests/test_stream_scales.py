@@ -108,6 +108,20 @@ def test_forgetting_counts_a_chunks_rows_as_weights_by_age_do(labelled):
     assert_allclose(fading.calibration_, weighted.calibration_, rtol=0.05)
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_forgetting_goes_with_weights(rows, outputs):
+    X, y = rows
+    y = np.column_stack([y, X[:, 0]])[:, :outputs]
+    age = np.arange(299.0, -1, -1)
+    settings = {"alpha": 0.01, "dtype": "float64", **FROZEN}
+    fading = regressor(forgetting=0.99, **settings)
+    weight = np.random.default_rng(0).uniform(1, 2, 300)
+    fading.partial_fit(X[:300], y[:300], sample_weight=weight)
+    weighted = regressor(fading.backbone_, **settings)
+    weighted.partial_fit(X[:300], y[:300], sample_weight=weight * 0.99**age)
+    assert_allclose(fading.coef_, weighted.coef_, rtol=1e-6)
+
+
 # Small chunks -----------------------------------------------------------------------
 
 
