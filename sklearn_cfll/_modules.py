@@ -37,7 +37,11 @@ class ModuleWriter(Writer):
             return super().write_object(value, where)
         if id(value) in self._modules:
             return {"same_module": self._modules[id(value)]}
-        check_whole(value, where, names=())  # their state they give and take themselves
+        if hasattr(value, "_orig_mod"):
+            reason = "it is compiled; fit with the module, and compile it by net_params"
+            raise not_saved(value, where, reason)
+        # Their state they give and take themselves.
+        check_whole(value, where, names=("__new__",))
         number = self._modules[id(value)] = len(self._modules)
         return {
             "module": self.class_of(value, where),

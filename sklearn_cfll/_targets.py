@@ -248,20 +248,22 @@ class ClassTargets:
 def weights_of_classes(
     given: Any, y: NDArray[Any], weight: NDArray[Any] | None
 ) -> dict[Any, float]:
-    """Weights of the classes of the rows that have weight, by label.
+    """Weights of the classes, by label.
 
     Parameters
     ----------
     given : dict or "balanced"
         What was passed as ``class_weight``.
     y : array of shape (n_samples,)
+        Labels of the rows, or of a dict's classes all there may be.
     weight : array of shape (n_samples,) or None
-        Of the rows.
+        Of the rows; "balanced" goes by those that have some.
     """
-    if weight is not None:
-        y, weight = y[weight > 0], weight[weight > 0] / weight.max()
-    classes, index = np.unique(y, return_inverse=True)
+    classes = np.unique(y)
     if isinstance(given, str):
+        if weight is not None:
+            y, weight = y[weight > 0], weight[weight > 0] / weight.max()
+        classes, index = np.unique(y, return_inverse=True)
         # Written out: scikit-learn below 1.9 leaves the rows' weights out.
         sums = np.bincount(index, weight)
         values = sums.sum() / (len(classes) * sums)

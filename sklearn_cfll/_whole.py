@@ -6,7 +6,7 @@ import copyreg
 from types import BuiltinFunctionType, MethodType, ModuleType
 from typing import Any
 
-_STATE = ("__getstate__", "__setstate__")
+_WAYS = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 # Their own ways of copying keep the attributes as they are.
 _HARMLESS = ("sklearn.base", "skorch.callbacks", "sklearn_cfll")
 
@@ -36,7 +36,7 @@ def check_unbound(value: Any, where: str) -> None:
         raise not_saved(value, where, reason)
 
 
-def check_whole(value: Any, where: str, names: tuple[str, ...] = _STATE) -> None:
+def check_whole(value: Any, where: str, names: tuple[str, ...] = _WAYS) -> None:
     """Refuse an object that has more to it than its class and its attributes.
 
     Parameters
@@ -44,8 +44,8 @@ def check_whole(value: Any, where: str, names: tuple[str, ...] = _STATE) -> None
     value : object
     where : str
         What the value is, for the message of an error.
-    names : tuple of str, default=("__getstate__", "__setstate__")
-        Methods that must not be of the class's own, beside those that make objects.
+    names : tuple of str, default=_WAYS
+        Methods that must not be of the class's own: ways to make or to copy an object.
     """
     reason = _more_than_attributes(type(value), names)
     if reason is not None:
@@ -59,7 +59,7 @@ def _more_than_attributes(cls: type, names: tuple[str, ...]) -> str | None:
         slots = {own} if isinstance(own, str) else set(own)
         if slots - {"__dict__", "__weakref__"}:
             return f"{base.__name__} has __slots__"
-    for name in ("__new__", "__reduce__", "__reduce_ex__", *names):
+    for name in names:
         definer = next((c for c in cls.__mro__ if name in vars(c)), object)
         if definer.__module__ == "builtins" and definer is not object:
             return f"it is a {definer.__name__} of a class of its own"

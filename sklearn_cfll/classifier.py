@@ -180,7 +180,12 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
         if self.class_weight is None:
             return weight
         if reset:
-            self._class_weight = weights_of_classes(self.class_weight, y, weight)
+            labels = y
+            if self.warm_start and hasattr(self, "net_"):
+                labels = np.concatenate([y, self.classes_])
+            given = self.class_weight
+            labels = y if isinstance(given, str) else labels
+            self._class_weight = weights_of_classes(given, labels, weight)
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
 

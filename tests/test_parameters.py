@@ -287,6 +287,17 @@ def test_balanced_class_weights_of_a_warm_start_are_those_of_its_rows(wine):
 # Classes ------------------------------------------------------------------------
 
 
+def test_class_weights_may_name_classes_that_have_no_rows_now(wine):
+    X, y = wine
+    settings = {"max_epochs": 1, "class_weight": {0: 1.0, 2: 5.0}}
+    weight = (y != 2) * 1.0
+    absent = classifier(**settings).fit(X, y, weight)
+    assert absent.predict_proba(X)[weight > 0].argmax(1).max() < 2
+    again = classifier(warm_start=True, **settings).fit(X, y)
+    again.fit(X[y != 2], y[y != 2])
+    assert list(again.classes_) == [0, 1, 2]
+
+
 def test_class_weights_are_sample_weights(wine):
     X, y = wine
     weights = {0: 1.0, 1: 0.25, 2: 8.0}
