@@ -95,6 +95,7 @@ def net_on_meta(**params):
     net.step_, net.n_steps_ = 0, 3
     net.starting_ = net.searches_ = net.grad_listeners_ = False
     net.batch_listeners_, net.progress_ = False, []
+    net.writes_, net.has_gradient_ = None, False
     net.rates_ = [group["lr"] for group in net.optimizer_.param_groups]
     net.head_update_ = net._own_update()
     net.recovery_ = SimpleNamespace(step=take_step, watch=lambda loss: False)
