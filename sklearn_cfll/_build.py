@@ -289,15 +289,20 @@ def _valid_score(
         view = copy.copy(estimator)
         view._adopt(net, problem.batches.input_dtype)
         vars(view).pop("feature_names_in_", None)
-        kwargs = {} if weight is None else {"sample_weight": weight}
-        try:
-            return float(scorer(view, X, y, **kwargs))
-        except ValueError as error:
-            raise ValueError(
-                f"scoring={estimator.scoring!r} failed on the {len(X)} held-out rows: "
-                f"{str(error).rstrip('.')}; hold out rows that it can score, with each "
-                "class among them (X_val, or a larger validation_fraction), or set "
-                "scoring=None."
-            ) from error
+        return _scored(scorer, view, X, y, weight)
 
     return score
+
+
+def _scored(scorer: Any, estimator: Any, X: Any, y: Any, weight: Any) -> float:
+    """Score held-out rows by the user's ``scoring``."""
+    kwargs = {} if weight is None else {"sample_weight": weight}
+    try:
+        return float(scorer(estimator, X, y, **kwargs))
+    except ValueError as error:
+        raise ValueError(
+            f"scoring={estimator.scoring!r} failed on the {len(X)} held-out rows: "
+            f"{str(error).rstrip('.')}; hold out rows that it can score, with each "
+            "class among them (X_val, or a larger validation_fraction), or set "
+            "scoring=None."
+        ) from error

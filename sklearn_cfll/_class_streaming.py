@@ -167,7 +167,8 @@ class ClassStreaming(Streaming):
             # In one unit, and with what they weigh in the sums: the rows and the path.
             batches, _ = faded(problem.batches, float(self.forgetting))
             problem = replace(problem, batches=batches)
-            path = path_of(path.moments.scaled(problem.unit))
+            if problem.unit != 1:
+                path = path_of(path.moments.scaled(problem.unit))
             scores, index, weight = left_out(net, problem, path, self.alpha_)
             scores = scores / self.target_scale
         elif before.unseen is None:

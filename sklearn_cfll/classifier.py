@@ -180,11 +180,9 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
         if self.class_weight is None:
             return weight
         if reset:
-            labels = y
-            if self.warm_start and hasattr(self, "net_"):
+            labels, given = y, self.class_weight
+            if not isinstance(given, str) and self.warm_start and hasattr(self, "net_"):
                 labels = np.concatenate([y, self.classes_])
-            given = self.class_weight
-            labels = y if isinstance(given, str) else labels
             self._class_weight = weights_of_classes(given, labels, weight)
         of_class = [self._class_weight.get(label, 1.0) for label in y.tolist()]
         return np.asarray(of_class) * (1.0 if weight is None else weight)
