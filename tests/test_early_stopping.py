@@ -133,6 +133,16 @@ def test_the_head_of_the_training_is_kept_where_the_exact_one_is_worse():
     assert error == pytest.approx(best, rel=1e-9)
 
 
+def test_beside_a_head_that_is_kept_stands_the_ridge_that_was_chosen():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = ((X - X.mean(0)) / X.std(0))[:379]
+    model = classifier(max_epochs=5, random_state=1, dtype="float64")
+    model.fit(X, y[:379])
+    errors = model.alpha_path_["held_out"][:, 0]
+    assert errors.min() > min(model.history_[:, "valid_loss"])
+    assert model.alpha_ == model.alpha_path_["alphas"][errors.argmin()] > 1
+
+
 def test_training_ends_after_epochs_without_improvement():
     X, y, X_val, y_val = noisy()
     model = regressor(n_iter_no_change=3, tol=0, max_epochs=60, prox=0.3)
