@@ -85,7 +85,7 @@ def test_both_ways_give_the_same_head(shape, weighted, n_outputs, alpha, prox):
     assert relative_error(bias, expected.bias) < 1e-12
 
 
-@pytest.mark.parametrize("prox", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("prox", [0.1, 0.3, 100.0])
 @pytest.mark.parametrize("n_outputs", [1, 40])
 @pytest.mark.parametrize("shape", [(512, 200), (200, 512)], ids=["tall", "wide"])
 def test_float32_features_in_large_batches_give_nearly_the_same(shape, n_outputs, prox):
@@ -95,7 +95,7 @@ def test_float32_features_in_large_batches_give_nearly_the_same(shape, n_outputs
     problem["features"] = problem["features"].double()
     exact = by_torch(problem, alpha=0.01, prox=prox)
     # In float32, under a strong pull; else one refinement squares what is lost.
-    tolerance = 1e-5 if prox >= 1 else 1e-8
+    tolerance = 1e-5 if prox >= 0.3 else 1e-8
     assert narrow[0].dtype == torch.float64
     assert 0 < relative_error(narrow[0], exact.weight) < tolerance
     assert relative_error(narrow[1], exact.bias) < tolerance

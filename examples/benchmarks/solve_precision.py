@@ -24,7 +24,7 @@ from _common import use_one_thread
 from sklearn_cfll.functional import proximal_update
 
 CONDITIONS = (1e0, 1e2, 1e4, 1e6, 1e8, 1e10)
-PROX = (0.0, 0.1, 1.0, 100.0)
+PROX = (0.0, 0.1, 0.3, 1.0, 100.0)
 ALPHAS = (0.0, 1e-4, 1e-2)
 # Rows and features of a batch: the Gram matrix of the features, and of the rows.
 SHAPES = {"primal": (512, 128), "dual": (128, 512)}

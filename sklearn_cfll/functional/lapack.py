@@ -26,9 +26,9 @@ _ROUTINES = {
     "d": (blas.dsyrk, lapack.dpotrf, blas.dtrsm),
 }
 
-# Under a pull as strong as this a solve in float32 is wrong by about 1e-6, as are the
-# float32 predictions that it is for (docs/design/float32_solve.md).
-_STRONG_PULL = 1.0
+# Under a pull as strong as this a solve in float32 is wrong by less than 1e-5, far less
+# than what a batch's noise does to the head (docs/design/float32_solve.md).
+_STRONG_PULL = 0.3
 
 # There is no refinement then, and float32 is worth its conversions from here on.
 _MANY_UNREFINED = MANY_PRODUCTS // 2
