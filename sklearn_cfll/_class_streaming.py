@@ -47,12 +47,14 @@ class ClassStreaming(Streaming):
     ) -> Any:
         """Learn from further rows, which need not be kept.
 
-        Where fit came before, the backbone stays as it is; else it is trained on the
-        rows (``stream_epochs``). Then the head is the exact one of all rows so far,
-        those of fit included, from sums over them. The first call builds the backbone
-        and learns the scaling of X. Logits are the solved head's scores times a factor
-        that suits the rows of each call, as they are scored before they are learnt; the
-        logistic head of fit is dropped.
+        After fit the backbone stays as it is, unless ``stream_epochs`` is a number
+        above zero; without fit it is trained on each chunk. While it stays, the head
+        is the exact one of all rows, but for those that fit held out, from sums over
+        them. Once it has moved, earlier rows count through the head as it was trained.
+        The first call of a stream without fit builds the backbone and learns the
+        scaling of X. Logits are the solved head's scores times a factor that suits the
+        rows of each call, as they are scored before they are learnt; the logistic head
+        of fit is dropped.
 
         Parameters
         ----------

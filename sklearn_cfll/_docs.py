@@ -22,12 +22,12 @@ alpha : float, array of shape (n_outputs,) or "auto", default="auto"
 prox : float, (start, end), "auto" or None, default=None
     Pull of each minibatch's head to the last one, relative to the mean feature
     energy (the paper's lambda). A pair is annealed geometrically over the training:
-    fast learning first, averaging over many batches in the end. None is (1, 100),
-    and less in proportion where ``max_epochs`` makes fewer steps than "auto" would, at
-    most 1,000, down to (0.3, 30): a short training can't afford to follow slowly. In
-    a stream it is 100. "auto" starts at 1 and follows the slope of an honest loss,
-    that of each head on the batch after it; it does as well as (1, 100), at a quarter
-    more of a step's time. 0 is for ``batch_size="full"`` alone: the deterministic
+    fast learning first, averaging over many batches in the end. None is (1, 100)
+    times a share of 0.3 to 1: that of the steps in those of ``max_epochs="auto"``, or
+    in 1,000 where these are fewer, since a short training can't afford to follow
+    slowly. In a stream it is 100. "auto" starts at 1 and follows the slope of an
+    honest loss, that of each head on the batch after it; it does as well as (1, 100),
+    at a quarter more of a step's time. 0 is for ``batch_size="full"`` alone: the deterministic
     method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
@@ -74,8 +74,9 @@ tol : float, default=1e-4
 scoring : str or callable, default=None
     Scorer of scikit-learn that early stopping watches, in place of the loss.
 dtype : {"auto", "float32", "float64"}, default="auto"
-    Precision of the backbone. "auto" is float64 for up to 300 rows, where it
-    costs little. The head is solved in float64 anyhow.
+    Precision of the backbone. "auto" is float64 for tables of up to 300 rows, where
+    it costs little. The head is kept in float64, and its last solve is in float64; in
+    the training float32 does for the solves of large batches.
 device : str or torch.device, default="auto"
     "auto" takes CUDA, then MPS, then the CPU.
 callbacks : list of skorch callbacks, default=None
@@ -118,7 +119,8 @@ alpha_ : float or array of shape (n_outputs,)
 alpha_path_ : dict or None
     With ``alpha="auto"``: the "alphas" that were tried, and the mean squared errors of
     their heads, of shape (n_alphas, n_outputs), on the "held_out" rows, or by
-    "leave_one_out" where there are none or ``store_loo`` is set. A regression's are in
+    "leave_one_out" where there are none or ``store_loo`` is set; of targets on a grid
+    by "cross_validation" in place of it. A regression's are in
     the units of y, squared; a classifier's are of its scores, the mean over outputs.
     Gone once ``partial_fit`` or ``forget`` has moved the head.
 history_ : skorch.history.History

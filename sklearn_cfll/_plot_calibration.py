@@ -34,6 +34,17 @@ class IntervalCalibrationDisplay(Display):
         The shares.
     reference_line_ : matplotlib Line2D or None
         Where coverage is as asked for; None where the axes had it before.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_cfll import CFLLRegressor
+    >>> from sklearn_cfll.plot import IntervalCalibrationDisplay
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = CFLLRegressor(max_epochs=5, random_state=0).fit(X[:350], y[:350])
+    >>> display = IntervalCalibrationDisplay.from_estimator(model, X[350:], y[350:])
+    >>> display.coverage.shape
+    (19,)
     """
 
     def __init__(

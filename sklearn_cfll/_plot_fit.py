@@ -194,6 +194,16 @@ class AlphaPathDisplay(Display):
         By the keys of ``errors``.
     alpha_line_ : matplotlib Line2D or None
         Vertical, at the ridge that was taken.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_cfll import CFLLRegressor
+    >>> from sklearn_cfll.plot import AlphaPathDisplay
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = CFLLRegressor(max_epochs=5, random_state=0).fit(X, y)
+    >>> sorted(AlphaPathDisplay.from_estimator(model).lines_)
+    ['held_out']
     """
 
     def __init__(

@@ -35,7 +35,8 @@ class ClosedFormHead(nn.Module):
     out_features : int
         Outputs k.
     dtype : torch.dtype, default=torch.float64
-        Precision of the factorisation and of the stored head.
+        Precision of the stored head, and of the factorisation but for large batches of
+        float32 features.
 
     Attributes
     ----------

@@ -93,9 +93,11 @@ default="cosine"
         As in :class:`CFLLRegressor`.
     batch_size : int, "auto" or "full", default="auto"
         Rows in a batch. "auto" takes a quarter of the rows, from 64 to 400. "full",
-        with ``shrink_to="zero"``, is the published method: rounds of steps on all rows,
-        20 on the instrument network by the loss of stage 1, then one on the others by
-        that of stage 2, with exact heads; the proxes are not used.
+        with ``shrink_to="zero"``, takes turns as the published method does: rounds of
+        steps on all rows, 20 on the instrument network by the loss of stage 1, then one
+        on the others by that of stage 2, with exact heads; the proxes are not used.
+        For one network on halves of the rows, as there, set ``n_estimators=1`` and
+        ``sample_splitting=True``, too.
     max_epochs : int or "auto", default="auto"
         Passes over the rows, or rounds. "auto" makes 400 steps for up to 1,000 rows,
         and 900 for 5,000 rows or more; with "full", 100 rounds.

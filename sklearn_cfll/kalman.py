@@ -49,6 +49,18 @@ class KalmanUpdate(HeadUpdate):
     References
     ----------
     Bierman, "Factorization Methods for Discrete Sequential Estimation", 1977.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormHead, KalmanUpdate
+    >>> features = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    >>> head = ClosedFormHead(1, 1)
+    >>> update = KalmanUpdate()
+    >>> update.start_(head, features, 3 * features)
+    >>> update.update_(head, features, 3 * features)
+    >>> round(head.weight.item(), 6)
+    0.099448
     """
 
     def __init__(

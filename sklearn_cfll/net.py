@@ -70,14 +70,28 @@ default="cooldown"
     decode : callable, default=None
         Turns raw predictions into what :meth:`predict` returns.
     **kwargs
-        As :class:`skorch.NeuralNet` takes them. Unlike there, ``optimizer`` is AdamW,
-        ``train_split`` and ``verbose`` are off, and batches are slices of tensors in
-        memory unless ``iterator_train`` is given. A Dataset goes through a DataLoader,
-        which shuffles with ``iterator_train__shuffle=True``.
+        As :class:`skorch.NeuralNet` takes them. Unlike there, ``criterion`` is the
+        squared loss, ``optimizer`` AdamW and ``lr`` 0.02, ``train_split`` and
+        ``verbose`` are off, and batches are slices of tensors in memory unless
+        ``iterator_train`` is given. A Dataset goes through a DataLoader, which shuffles
+        with ``iterator_train__shuffle=True``.
 
     References
     ----------
     Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.preprocessing import scale
+    >>> from torch import nn
+    >>> from sklearn_cfll import CFLLNet
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> X, Y = scale(X).astype("float32"), scale(y)[:, None].astype("float32")
+    >>> backbone = nn.Sequential(nn.Linear(10, 32), nn.SiLU(), nn.LayerNorm(32))
+    >>> net = CFLLNet(backbone, n_features=32, n_outputs=1, max_epochs=3, batch_size=64)
+    >>> net.fit(X, Y).predict(X).shape
+    (442, 1)
     """
 
     def __init__(

@@ -16,6 +16,20 @@ class HeadUpdate:
 
     A net trains with a copy, so that one object serves many fits. Where its
     ``output_weight`` is set, ``sample_weight`` is one for each of the targets.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_cfll import CFLLRegressor, HeadUpdate
+    >>> class FirstBatch(HeadUpdate):
+    ...     def update_(self, head, features, targets, sample_weight=None, progress=0):
+    ...         if not head.weight.any():
+    ...             head.update_(features, targets, sample_weight, alpha=0.1, prox=1.0)
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> rule = {"head_update": FirstBatch()}
+    >>> model = CFLLRegressor(max_epochs=2, net_params=rule, random_state=0)
+    >>> model.fit(X, y).n_iter_
+    2
     """
 
     @property
@@ -105,6 +119,16 @@ class ProximalUpdate(HeadUpdate):
     References
     ----------
     Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormHead, ProximalUpdate
+    >>> features = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    >>> head = ClosedFormHead(1, 1)
+    >>> ProximalUpdate(alpha=0, prox=1.0).update_(head, features, 3 * features)
+    >>> round(head.weight.item(), 6)
+    1.548387
     """
 
     def __init__(
@@ -176,6 +200,16 @@ class BatchRidgeUpdate(ProximalUpdate):
     ----------
     alpha : float or Tensor of shape (k,), default=0.01
         Ridge relative to the mean feature energy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormHead, BatchRidgeUpdate
+    >>> features = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    >>> head = ClosedFormHead(1, 1)
+    >>> BatchRidgeUpdate(alpha=0).update_(head, features, 3 * features)
+    >>> round(head.weight.item(), 6)
+    3.0
     """
 
     def __init__(self, alpha: float | Tensor = 1e-2) -> None:
@@ -204,6 +238,16 @@ class RunningAverageUpdate(HeadUpdate):
     decay : float, default=0.9
         Share of the sum that each update keeps, in [0, 1]; at one nothing is
         forgotten.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormHead, RunningAverageUpdate
+    >>> features = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    >>> head = ClosedFormHead(1, 1)
+    >>> RunningAverageUpdate(alpha=0).update_(head, features, 3 * features)
+    >>> round(head.weight.item(), 6)
+    3.0
     """
 
     def __init__(self, alpha: float | Tensor = 1e-2, decay: float = 0.9) -> None:
