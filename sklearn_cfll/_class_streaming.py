@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
 from sklearn_cfll._problem import Problem
+from sklearn_cfll._score_factor import curvature_of, moved_factor
 from sklearn_cfll._stream import stream
 from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._sums import faded
 from sklearn_cfll._targets import ClassTargets, weights_of_classes
 from sklearn_cfll._undo import all_or_nothing
 from sklearn_cfll._validation import Rows
-from sklearn_cfll.functional.paths import AnyPath, by_output, path_of
+from sklearn_cfll.functional.paths import AnyPath, by_output
 from sklearn_cfll.net import CFLLNet
 
 # Bounds of the factor of the solved head's scores, as far as rows of a stream set it.
@@ -31,6 +33,7 @@ class _Before(NamedTuple):
 
     factor: float
     weight: float
+    curvature: float
     unseen: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None
 
 
@@ -52,9 +55,9 @@ class ClassStreaming(Streaming):
         is the exact one of all rows, but for those that fit held out, from sums over
         them. Once it has moved, earlier rows count through the head as it was trained.
         The first call of a stream without fit builds the backbone and learns the
-        scaling of X. Logits are the solved head's scores times a factor that suits the
-        rows of each call, as they are scored before they are learnt; the logistic head
-        of fit is dropped.
+        scaling of X. Logits are the solved head's scores times a factor that suits all
+        rows so far, as they were scored before they were learnt; the logistic head of
+        fit is dropped.
 
         Parameters
         ----------
@@ -116,11 +119,9 @@ class ClassStreaming(Streaming):
         self._targets.refuse_unknown(train.chosen(train.y), "y", whose, cure)
 
     def _before(self, problem: Problem | None) -> _Before:
-        factor = self._factor()
+        unseen = None if problem is None else self._scores(self.net_, problem)
         weight = float(self._sums.moments.weight_sum)
-        if problem is None:
-            return _Before(factor, weight, None)
-        return _Before(factor, weight, self._scores(self.net_, problem))
+        return _Before(self._factor(), weight, self._sums.curvature, unseen)
 
     def _factor(self) -> float:
         """Factor by which scores are most like the logits, over the rows so far."""
@@ -133,7 +134,13 @@ class ClassStreaming(Streaming):
             ],
             1,
         )
-        return float((logits * mapped).sum() / (head * mapped).sum())
+        factor = float((logits * mapped).sum() / (head * mapped).sum())
+        # The head of rows of one class has no scores to compare.
+        return factor if math.isfinite(factor) else self._last_factor
+
+    @property
+    def _last_factor(self) -> float:
+        return float(self.calibration_[0] * self.target_scale)
 
     @torch.no_grad()
     def _scores(
@@ -164,25 +171,37 @@ class ClassStreaming(Streaming):
     def _next_factor(
         self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
     ) -> float:
-        """Average the factors of all calls, in logarithms, by the rows' weights."""
+        """Fit the factor to the first rows, and let further ones move it.
+
+        What earlier rows said of its logarithm is kept as a parabola, by which a few
+        rows move it as little as they say.
+        """
         if before is None:
             # In one unit, and with what they weigh in the sums: the rows and the path.
             batches, _ = faded(problem.batches, float(self.forgetting))
             problem = replace(problem, batches=batches)
             if problem.unit != 1:
-                path = path_of(path.moments.scaled(problem.unit))
-            scores, index, weight = left_out(net, problem, path, self.alpha_)
-            scores = scores / self.target_scale
+                path = path.scaled(problem.unit)
+            rows = left_out(net, problem, path, self.alpha_)
+            rows = (rows[0] / self.target_scale, *rows[1:])
         elif before.unseen is None:
             return float(before.factor)
         else:
-            scores, index, weight = before.unseen
-        (new,) = np.clip(fit_blend([scores], index, weight), *_FACTORS)
-        if before is None or not _FACTORS[0] <= before.factor <= _FACTORS[1]:
-            return float(new)
-        given = weight.sum() * problem.row / problem.unit
-        share = given / (given + before.weight)
-        return float(before.factor ** (1 - share) * new**share)
+            rows = before.unseen
+        unit, curvature = problem.row / problem.unit, 0.0
+        if before is not None and _FACTORS[0] <= before.factor <= _FACTORS[1]:
+            left = float(self.forgetting) ** len(rows[0])
+            curvature = before.curvature / unit
+            if not curvature:  # after fit, which did not say
+                typical = curvature_of(before.factor, rows[0], rows[2], typical=True)
+                curvature = before.weight / unit * typical
+            curvature *= left
+            factor = moved_factor(before.factor, curvature, *rows, bounds=_FACTORS)
+        else:
+            (factor,) = np.clip(fit_blend([rows[0]], *rows[1:]), *_FACTORS)
+        curvature += curvature_of(factor, rows[0], rows[2])
+        self._sums = replace(self._sums, curvature=curvature * unit)
+        return float(factor)
 
     def _take(self, logits: LinearLogits) -> None:
         raise NotImplementedError

@@ -27,8 +27,8 @@ prox : float, (start, end), "auto" or None, default=None
     in 1,000 where these are fewer, since a short training can't afford to follow
     slowly. In a stream it is 100. "auto" starts at 1 and follows the slope of an
     honest loss, that of each head on the batch after it; it does as well as (1, 100),
-    at a quarter more of a step's time. 0 is for ``batch_size="full"`` alone: the deterministic
-    method, each head exact.
+    at a quarter more of a step's time. 0 is for ``batch_size="full"`` alone: the
+    deterministic method, each head exact.
 update_order : {"head_first", "backbone_first"}, default="head_first"
     Solve the head before the backbone's gradient step, with one forward pass, or
     after it, with two (the paper's algorithm 1).

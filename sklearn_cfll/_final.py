@@ -16,7 +16,14 @@ from sklearn_cfll._left_out import (
     moments_of_folds,
 )
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._stream import keep_features, moments_over, stream
+from sklearn_cfll._stream import (
+    keep_features,
+    loss_weight,
+    moments_over,
+    removed_weight,
+    rows_weight,
+    stream,
+)
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import (
@@ -97,7 +104,7 @@ def held_out_errors(
     total: Any = 0.0
     for features, targets, weight in stream(net, held_out):
         targets = targets.to(wide_dtype(features.device))
-        weight = _loss_weights(net, targets, _row_weights(weight, targets))
+        weight = loss_weight(net, targets, rows_weight(weight, targets))
         squares = path_errors.squares_of_rows(features, targets, alphas)
         errors = errors + torch.stack([weighted_sum(weight, one) for one in squares])
         gap = net.module_.head(features).to(targets) - targets
@@ -116,8 +123,8 @@ def leave_one_out(net: CFLLNet, path: AnyPath, problem: Problem, alpha: Any) -> 
     for features, targets, weight in stream(net, problem.batches):
         projected = path.project(features)
         targets = targets.to(projected)
-        weight = _row_weights(weight, targets)
-        unit = _loss_weights(net, targets, weight.clamp_max(problem.removed))
+        weight = rows_weight(weight, targets)
+        unit = removed_weight(net, problem, targets, weight)
         for i, a in enumerate(alpha):
             kept = _kept(unit, path.leverage(projected, a))
             residual = path.predict(projected, a).sub_(targets)
@@ -140,9 +147,9 @@ def leave_one_out_errors(
     for features, targets, weight in stream(net, batches):
         projected = path.project(features)
         targets = targets.to(projected)
-        weight = _row_weights(weight, targets)
-        unit = _loss_weights(net, targets, weight.clamp_max(problem.removed))
-        weight = _loss_weights(net, targets, weight)
+        weight = rows_weight(weight, targets)
+        unit = removed_weight(net, problem, targets, weight)
+        weight = loss_weight(net, targets, weight)
         sums = [
             weighted_sum(_by_row(weight) / _kept(unit, leverage).square(), square)
             for leverage, square in zip(
@@ -263,19 +270,6 @@ def largest_of_the_best(score: Tensor) -> Tensor:
     good = score <= score.amin(0) * (1 + 1e-3) + 1e-6
     order = torch.arange(len(score), device=score.device)[:, None]
     return torch.where(good, order, 0).amax(0)
-
-
-def _row_weights(weight: Tensor | None, targets: Tensor) -> Tensor:
-    if weight is None:
-        return targets.new_ones(len(targets))
-    return weight.to(targets)
-
-
-def _loss_weights(net: CFLLNet, targets: Tensor, weight: Tensor) -> Tensor:
-    """Give weights (n,) or (n, k), as the loss has them."""
-    weights = net.row_weights(targets, weight)
-    assert weights is not None
-    return weights
 
 
 def _by_row(weight: Tensor) -> Tensor:

@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import r2_score
 from torch import Tensor
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores
-from sklearn_cfll._problem import Problem, missing_targets
-from sklearn_cfll._stream import points_of, stream
+from sklearn_cfll._problem import Problem
+from sklearn_cfll._stream import points_of, rows_weight, stream
 from sklearn_cfll._unseen import (
     UnseenRows,
     errors_left_out,
     errors_on,
     left_out,
-    rows_weight,
     unseen_rows,
 )
 from sklearn_cfll.functional.outputs import weighted_sum
@@ -138,9 +136,14 @@ class LearntErrors(BaseCFLL):
         elif unlearnt is not None:
             variance = self._mean_noise(unlearnt, problem.batches.n_samples)
             self._noise_is_seen = False
+        elif sums.stepped and not vars(self).get("_noise_is_seen", True):
+            variance = self._noise_variance()  # of rows that had not been learnt
         else:
             head = net.module_.head
             variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
+            gone = weight_sums(path) == 0
+            if gone.any():  # all that was known of an output has been forgotten
+                variance = torch.where(gone, self._noise_variance(), variance)
             self.posterior_scale_, self._noise_is_seen = 1.0, sums.stepped
         self._describe_errors(path, alpha, variance)
         if sums.stale or sums.aged:
@@ -173,8 +176,8 @@ class LearntErrors(BaseCFLL):
                 )
                 parts.append((targets.to(residual) - residual).cpu())
         predictions = self._targets.decode(torch.cat(parts).numpy())
-        self.loo_score_ = _score(
-            rows.chosen(rows.y), predictions, rows.chosen(rows.weight)
+        self.loo_score_ = self._targets.score(
+            predictions, rows.chosen(rows.y), rows.chosen(rows.weight)
         )
         if rows.index is not None:
             # The head has not seen the others, so that there is nothing to leave out.
@@ -210,23 +213,3 @@ class LearntErrors(BaseCFLL):
         if self._targets.shape == () or values.size < self.n_outputs_:
             return float(values[0])
         return values.copy()
-
-
-def _score(
-    y: NDArray[np.float64],
-    predictions: NDArray[np.float64],
-    weight: NDArray[np.float64] | None,
-) -> float:
-    """R2, the mean over outputs; of each by the rows that have its target."""
-    if len(y) < 2:
-        return float("nan")
-    if not missing_targets(y):
-        return float(r2_score(y, predictions, sample_weight=weight))
-    scores = []
-    for own, predicted in zip(
-        y.reshape(len(y), -1).T, predictions.reshape(len(y), -1).T, strict=True
-    ):
-        known = ~np.isnan(own)
-        counts = None if weight is None else weight[known]
-        scores.append(_score(own[known], predicted[known], counts))
-    return float(np.mean(scores))

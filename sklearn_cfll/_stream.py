@@ -38,6 +38,25 @@ def stream(net: CFLLNet, batches: TensorBatches) -> Any:
         yield from rows_by_rows(features, targets, own)
 
 
+def rows_weight(weight: Tensor | None, targets: Tensor) -> Tensor:
+    """Weights of the rows; ones where there are none."""
+    return targets.new_ones(len(targets)) if weight is None else weight.to(targets)
+
+
+def loss_weight(net: CFLLNet, targets: Tensor, weight: Tensor) -> Tensor:
+    """Weights (n,) or (n, k) as loss and solves have them."""
+    weights = net.row_weights(targets, weight)
+    assert weights is not None
+    return weights
+
+
+def removed_weight(
+    net: CFLLNet, problem: Problem, targets: Tensor, weight: Tensor
+) -> Tensor:
+    """Weight, as the solves have it, that leave-one-out takes from each row."""
+    return loss_weight(net, targets, weight.clamp_max(problem.removed))
+
+
 def _features(net: CFLLNet, batches: TensorBatches) -> Iterator[tuple[Tensor, slice]]:
     """Yield the backbone's features (n, ..., d) by chunks of rows."""
     n_features, n_outputs = net.module_.head.weight.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Iterator
 from numbers import Integral
@@ -37,10 +36,6 @@ _WHOLE_CHUNK = 100
 _AUTO_RATE = 0.25
 
 
-def _constant(progress: float, factor: float) -> float:
-    return factor
-
-
 def as_streaming(estimator: Any, n_rows: int, first: bool) -> Any:
     """Give a view of the estimator by which a chunk of rows is trained on."""
     prox = defaults.PROX if estimator.prox is None else estimator.prox
@@ -48,10 +43,12 @@ def as_streaming(estimator: Any, n_rows: int, first: bool) -> Any:
     prox = prox[1] if isinstance(prox, tuple) else prox
     # What few rows say weighs less beside what is learnt.
     share = 1.0 if first else min(1.0, n_rows / _WHOLE_CHUNK)
-    rate = share * (_AUTO_RATE if estimator.lr == "auto" else 1.0)
+    if isinstance(prox, str) and share < 1:
+        prox = defaults.PROX[1]  # a few rows can't tell which one suits them
     params: dict[str, Any] = {
         # A stream has no end that schedules could go towards.
-        "lr_schedule": functools.partial(_constant, factor=rate),
+        "lr_schedule": "constant",
+        "_rate_factor": share * (_AUTO_RATE if estimator.lr == "auto" else 1.0),
         "prox": prox if isinstance(prox, str) else prox / share,
         "max_epochs": _epochs_of_stream(estimator, n_rows, first),
     }
@@ -166,7 +163,8 @@ def _described(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, dict):
-        value = dict(sorted(value.items(), key=lambda pair: str(pair[0])))
-    if value is None or isinstance(value, bool | int | float | str | dict | np.ndarray):
+        pairs = (f"{name!r}: {_described(own)}" for name, own in value.items())
+        return f"{{{', '.join(sorted(pairs))}}}"
+    if value is None or isinstance(value, bool | int | float | str | np.ndarray):
         return repr(value)
     return type(value).__name__

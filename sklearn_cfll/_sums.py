@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sklearn_cfll._problem import Problem
 from sklearn_cfll.batches import TensorBatches
-from sklearn_cfll.functional.paths import AnyMoments, AnyPath, path_of
+from sklearn_cfll.functional.paths import AnyMoments, AnyPath
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class HeadSums:
         Whether rows have lost weight since they went in.
     moved : bool
         Whether the head is another than the one that fit solved.
+    curvature : float
+        Of a classifier: that of the rows' log loss in the logarithm of the factor that
+        makes logits of scores; zero where that is of fit.
     """
 
     moments: AnyMoments
@@ -52,6 +55,7 @@ class HeadSums:
     stale: bool = False
     aged: bool = False
     moved: bool = False
+    curvature: float = 0.0
 
     @classmethod
     def of(cls, moments: AnyMoments, problem: Problem) -> HeadSums:
@@ -60,17 +64,11 @@ class HeadSums:
         own = in_user_units(moments, problem)
         return cls(own, problem.batches.dtype, n_rows, weight)
 
-    @property
-    def per_row(self) -> AnyMoments:
-        """The moments where the rows weigh one in the mean, as fit has them."""
-        if self.weight in (0, self.n_rows):
-            return self.moments
-        return self.moments.scaled(self.n_rows / self.weight)
-
     def path_per_row(self, path: AnyPath) -> AnyPath:
-        """Turn the path of the moments into that of ``per_row``."""
-        per_row = self.per_row
-        return path if per_row is self.moments else path_of(per_row)
+        """Give the path of the moments where the rows weigh one in the mean."""
+        if self.weight in (0, self.n_rows):
+            return path
+        return path.scaled(self.n_rows / self.weight)
 
 
 def size_of(

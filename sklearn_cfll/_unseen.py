@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sklearn_cfll._left_out import leaves_samples_out, left_out_rows
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._stream import points_of, stream
+from sklearn_cfll._stream import points_of, removed_weight, rows_weight, stream
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.folds import leave_one_out_residuals
 from sklearn_cfll.functional.paths import AnyPath
@@ -131,20 +131,6 @@ def left_out(
     removed = removed_weight(net, problem, targets, weight)
     alpha = torch.as_tensor(alpha, dtype=torch.float64)
     return leave_one_out_residuals(path, features, targets, alpha, removed)
-
-
-def removed_weight(
-    net: CFLLNet, problem: Problem, targets: Tensor, weight: Tensor
-) -> Tensor:
-    """Weight, as the solves have it, that leave-one-out takes from each row."""
-    weights = net.row_weights(targets, weight.clamp_max(problem.removed))
-    assert weights is not None
-    return weights
-
-
-def rows_weight(weight: Tensor | None, targets: Tensor) -> Tensor:
-    """Weights of the rows; ones where there are none."""
-    return targets.new_ones(len(targets)) if weight is None else weight.to(targets)
 
 
 def sample_of(batches: TensorBatches) -> TensorBatches:

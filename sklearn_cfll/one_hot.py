@@ -71,11 +71,11 @@ class OneHot:
         return OneHot(self.index[rows], self.n_classes, self.scale, self.dtype)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        index = self.index[rows][:, None]
+        index = self.index[rows][..., None]
         targets = torch.full(
-            (len(index), self.n_classes),
+            (*index.shape[:-1], self.n_classes),
             -self.scale,
             dtype=self.dtype,
             device=index.device,
         )
-        return targets.scatter_(1, index, self.scale)
+        return targets.scatter_(-1, index, self.scale)

@@ -117,11 +117,11 @@ class TrainingStep(TrainingLoop):
     def _features_of(self, batch: Batch) -> Tensor:
         """Run the backbone; one with BatchNorm can't take a single row."""
         X = batch[0]["X"]
-        # Networks that write to their input get copies: a full batch is the user's own
-        # rows, and a step may take the features of a batch several times. The first
-        # batch tells whether there is a need.
+        # Networks that write to their input get copies, since a step may take the
+        # features of a batch several times. The first batch that is written to tells.
         if isinstance(X, Tensor) and self.writes_ is not False:
             X = X.clone()
+        version = _version_of(X)
         try:
             features: Tensor = self.module_.backbone(X)
         except ValueError as error:
@@ -132,8 +132,8 @@ class TrainingStep(TrainingLoop):
                 f"batch_size to 3 or more (now {self.batch_size}), which leaves no "
                 "such batch, or take LayerNorm in place of BatchNorm."
             ) from error
-        if self.writes_ is None:
-            self.writes_ = isinstance(X, Tensor) and X._version > 0
+        if not self.writes_:
+            self.writes_ = _version_of(X) != version
         return features
 
     def get_loss(
@@ -217,3 +217,8 @@ class TrainingStep(TrainingLoop):
             predictions = self.module_(X.clone() if isinstance(X, Tensor) else X)
             loss = self.get_loss(predictions, targets, X=inputs)
         return {"loss": loss, "y_pred": predictions}
+
+
+def _version_of(X: Any) -> int:
+    """Count the writes to a tensor."""
+    return X._version if isinstance(X, Tensor) and not X.is_inference() else 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.ridge import feature_energy
+from sklearn_cfll.functional.ridge_path import RidgePath
 from sklearn_cfll.head import ClosedFormHead, as_rows
 from sklearn_cfll.prox import as_prox
 

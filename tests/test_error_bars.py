@@ -265,6 +265,16 @@ def test_leave_one_out_predictions_are_those_of_refits(left_out, table):
     assert left_out.loo_score_ == pytest.approx(r2_score(y, left_out.loo_predictions_))
 
 
+def test_the_score_left_out_is_of_targets_of_any_size(table):
+    X, y = table
+    settings = {"store_loo": True, "alpha": 0.01, "max_epochs": 2}
+    usual, tiny = (regressor(**settings).fit(X, y * size) for size in (1, 2.0**-650))
+    assert tiny.loo_score_ == pytest.approx(usual.loo_score_)
+    Y = np.column_stack([y, np.where(np.arange(180) == 3, y, np.nan)])
+    rare = regressor(**settings, missing_targets="ignore").fit(X, Y)
+    assert np.isfinite(rare.loo_score_)
+
+
 def test_rows_that_were_held_out_keep_their_predictions(table, targets):
     X, _ = table
     model = regressor(store_loo=True, early_stopping=True).fit(X, targets)

@@ -147,6 +147,16 @@ def test_where_the_backbone_moves_the_noise_is_that_of_rows_not_yet_learnt(
     assert model.posterior_scale_ == 1
 
 
+def test_forgetting_rows_leaves_the_noise_of_rows_not_yet_learnt(table):
+    X, y = table
+    model = regressor(max_epochs=3).partial_fit(X[:100], y[:100])
+    model.set_params(**FROZEN).partial_fit(X[100:], y[100:])
+    noise = model.noise_
+    model.forget(X[-5:], y[-5:])
+    assert model.noise_ == noise
+    model.predict(X, return_std=True)  # without a warning
+
+
 def test_one_chunk_that_trains_the_backbone_warns_of_its_noise(table):
     X, y = table
     model = regressor(max_epochs=3).partial_fit(X[:100], y[:100])

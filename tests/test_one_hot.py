@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_iris
 from small_models import classifier, watched
+from torch.utils.data import DataLoader
 
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.one_hot import OneHot
@@ -32,6 +33,12 @@ def test_rows_are_those_of_the_table(rows):
     torch.testing.assert_close(targets.take(rows)[:], expected, rtol=0, atol=0)
 
 
+def test_one_row_is_that_of_the_table():
+    expected = torch.from_numpy(dense(0.3))[3]
+    row = OneHot(INDEX, 4, 0.3)[torch.tensor(3)]
+    torch.testing.assert_close(row, expected, rtol=0, atol=0)
+
+
 def test_another_precision_rounds_as_the_table_does():
     narrow = OneHot(INDEX, 4, 0.1).to(torch.device("cpu"), torch.float32)
     expected = torch.from_numpy(dense(0.1)).float()
@@ -54,6 +61,12 @@ def test_batches_are_those_of_the_table(batch_size):
         parts = [*batches, *batches.take([5, 0, 3]), batches[[6, 2]]]
         passes.append([(inputs["X"], targets) for inputs, targets in parts])
     torch.testing.assert_close(*passes, rtol=0, atol=0)
+
+
+def test_a_data_loader_takes_rows_of_several_classes():
+    X, y = load_iris(return_X_y=True)
+    loaders = {"iterator_train": DataLoader, "iterator_train__shuffle": True}
+    assert classifier(net_params=loaders, max_epochs=3).fit(X, y).score(X, y) > 0.8
 
 
 def test_a_fit_makes_no_table_of_all_classes():

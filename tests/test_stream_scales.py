@@ -6,10 +6,15 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_classification, make_friedman1
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from skorch.callbacks import LRScheduler
 from small_models import classifier, regressor
+
+from sklearn_cfll._score_factor import curvature_of, moved_factor
 
 FROZEN = {"stream_epochs": 0}
 
@@ -122,13 +127,104 @@ def test_forgetting_goes_with_weights(rows, outputs):
     assert_allclose(fading.coef_, weighted.coef_, rtol=1e-6)
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_rows_may_lose_all_weight(rows, outputs, epochs):
+    X, y = np.tile(rows[0], (9, 1)), np.tile(rows[1], 9)
+    y = np.column_stack([y, X[:, 0]])[:, :outputs]
+    model = regressor(
+        forgetting=0.9, stream_epochs=epochs, missing_targets="ignore", max_epochs=2
+    )
+    assert 0.9 ** len(X) == 0
+    model.partial_fit(X, y)
+    if outputs > 1:
+        y[:, 1] = np.nan
+    model.partial_fit(X, y)
+    predictions, deviation = model.predict(X, return_std=True)
+    assert np.isfinite(predictions).all()
+    assert np.isfinite(deviation).all()
+    if epochs:
+        assert model.score(X, y) > 0.5
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_weights_need_no_decomposition_of_their_own(rows, outputs, monkeypatch):
+    X, y = rows
+    y = np.column_stack([y, X[:, 0]])[:, :outputs]
+    model = regressor(**FROZEN, missing_targets="ignore").partial_fit(X[:300], y[:300])
+    y[310, 0] = np.nan
+    calls = []
+    whole = torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda gram: calls.append(0) or whole(gram)
+    )
+    weight = np.random.default_rng(0).uniform(1, 2, 600)
+    model.partial_fit(X[300:], y[300:], sample_weight=weight)
+    assert len(calls) == outputs
+
+
+# How sure a stream of classes is -----------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+@pytest.mark.parametrize("fitted", [False, True], ids=["stream", "fit"])
+def test_chunks_of_any_size_are_as_sure(labelled, size, fitted):
+    X, y = labelled
+    model = classifier(max_epochs=5)
+    if fitted:
+        model.fit(X[:300], y[:300])
+    else:
+        model.partial_fit(X[:300], y[:300], classes=[0, 1]).set_params(**FROZEN)
+    for start in range(300, 600, size):
+        rows = slice(start, min(start + size, 600))
+        model.partial_fit(X[rows], y[rows])
+    logits = model.decision_function(X[600:])
+    losses = [
+        np.logaddexp(0, np.where(y[600:] == 1, -factor, factor) * logits).mean()
+        for factor in np.geomspace(0.1, 10, 41)
+    ]
+    assert log_loss(y[600:], model.predict_proba(X[600:])) < min(losses) + 0.01
+
+
+def test_earlier_rows_move_the_factor_as_if_they_were_there(labelled):
+    X, y = labelled[0], labelled[1].copy()
+    y[:600:20] = 1 - y[:600:20]  # which makes the first half less sure
+    scores = LogisticRegression().fit(X, y).decision_function(X)[:, None] / 3
+    whole = moved_factor(1.5, 0.0, scores, y, np.ones(len(y)), bounds=(0.01, 100))
+    half = slice(600)
+    first = moved_factor(
+        1.5, 0.0, scores[half], y[half], np.ones(600), bounds=(0.01, 100)
+    )
+    known = curvature_of(first, scores[half], np.ones(600))
+    rest = slice(600, None)
+    both = moved_factor(
+        first, known, scores[rest], y[rest], np.ones(600), bounds=(0.01, 100)
+    )
+    assert abs(np.log(first / whole)) > 0.02
+    assert abs(np.log(both / whole)) < 0.01
+
+
+def test_a_chunk_of_one_class_may_be_forgotten(labelled):
+    X, y = labelled[0], np.zeros(1200, int)
+    model = classifier(max_epochs=2).partial_fit(X[:32], y[:32], classes=[0, 1])
+    before = model.calibration_
+    model.forget(X[:5], y[:5])
+    assert_allclose(model.calibration_, before)
+    assert (model.predict(X) == 0).all()
+
+
 # Small chunks -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_small_chunks_dont_unlearn_what_came_before(rows, size):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"prox": "auto"}, {"callbacks": [LRScheduler("StepLR", step_size=99)]}],
+    ids=["default", "prox", "schedule"],
+)
+def test_small_chunks_dont_unlearn_what_came_before(rows, size, settings):
     X, y = rows
-    model = regressor(batch_size="auto").partial_fit(X[:300], y[:300])
+    model = regressor(batch_size="auto", **settings).partial_fit(X[:300], y[:300])
     before = model.score(X[600:], y[600:])
     for start in range(300, 300 + 20 * size, size):
         part = slice(start, start + size)

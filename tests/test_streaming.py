@@ -429,6 +429,28 @@ def test_a_stream_goes_on_from_a_file(rows, tmp_path, copied):
         model.set_params(backbone__width=6).partial_fit(X, Y)
 
 
+class Activated(Net):
+    """Takes what it computes from a dict."""
+
+    def __init__(self, in_features, settings):
+        super().__init__(in_features, settings["width"])
+        self.activation = settings["activation"]
+
+    def forward(self, X):
+        return self.activation(super().forward(X))
+
+
+def test_functions_in_a_dict_go_by_their_names(rows):
+    X, Y = rows
+    settings = {"width": 5, "activation": lambda X: X.tanh()}
+    model = regressor(TorchBackbone(Activated, settings=settings), max_epochs=1)
+    model.partial_fit(X[:80], Y[:80])
+    again = {"activation": lambda X: X.tanh(), "width": 5}
+    model.set_params(backbone__settings=again).partial_fit(X[80:], Y[80:])
+    with pytest.raises(ValueError, match=r"^backbone__settings has changed"):
+        model.set_params(backbone__settings={**again, "width": 6}).partial_fit(X, Y)
+
+
 # Scales ------------------------------------------------------------------------------
 
 

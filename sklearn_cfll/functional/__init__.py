@@ -8,7 +8,7 @@ from sklearn_cfll.functional.linear_tests import (
     first_stage,
     overidentification,
 )
-from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.paths import solve_ridge
 from sklearn_cfll.functional.posterior import (
     HeadPosterior,
@@ -18,6 +18,7 @@ from sklearn_cfll.functional.posterior import (
 )
 from sklearn_cfll.functional.proximal import proximal_update
 from sklearn_cfll.functional.ridge import feature_energy
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 __all__ = [
     "HeadPosterior",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.moments import RidgePath
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 # Where the outputs are so many times the features, two products with all outputs take
 # the place of one for each alpha.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.functional.paths import AnyPath, RidgePathByOutput
 from sklearn_cfll.functional.ridge import like
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 # Least share of a direction's weight that must stay when a fold leaves.
 _LEAST_LEFT = 1e-10

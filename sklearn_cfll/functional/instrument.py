@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.errors import PathErrors
-from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.moments import Moments
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 # What stage 2 may be made of.
 COMBINATIONS = ("product", "concatenate")

@@ -1,8 +1,7 @@
-"""Second moments of a stream of rows, and every ridge head from them."""
+"""Second moments of a stream of rows, which merge exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,7 +50,7 @@ class Moments:
             weight = sample_weight.to(wide)
         # A batch of weight zero has no mean; it adds nothing.
         weight_sum = weight.sum()
-        share = weight / weight_sum.clamp_min(torch.finfo(wide).tiny)
+        share = weight / weight_sum.clamp_min(tiny_of(weight_sum))
         feature_mean, target_mean = share @ features, share @ targets
         features, targets = features - feature_mean, targets - target_mean
         if sample_weight is not None:
@@ -69,8 +68,7 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows together."""
         total = self.weight_sum + other.weight_sum
-        tiny = torch.finfo(total.dtype).tiny
-        share = other.weight_sum / total.clamp_min(tiny)
+        share = other.weight_sum / total.clamp_min(tiny_of(total))
         feature_gap = other.feature_mean - self.feature_mean
         target_gap = other.target_mean - self.target_mean
         between = self.weight_sum * share
@@ -151,7 +149,7 @@ class Moments:
         weight = weight.to(self.gram)
         quadratic = (weight * (self.gram @ weight - 2 * self.cross)).sum(0)
         offset = self.target_mean - self.feature_mean @ weight - bias.to(self.gram)
-        within: Tensor = (self.target_square + quadratic) / self.weight_sum
+        within: Tensor = (self.target_square + quadratic) / self.weight_sum_or_tiny
         return within + offset.square()
 
     @property
@@ -187,7 +185,15 @@ class Moments:
     @property
     def weight_sum_or_tiny(self) -> Tensor:
         """The sum of the weights, positive where there are no rows, too."""
-        return self.weight_sum.clamp_min(torch.finfo(self.weight_sum.dtype).tiny)
+        return self.weight_sum.clamp_min(tiny_of(self.weight_sum))
+
+    @property
+    def weight_sum_to_divide_by(self) -> Tensor:
+        """The sum of the weights, so large that what is divided by it is finite.
+
+        Leverages of rows that have lost all weight are huge, and can be told so.
+        """
+        return self.weight_sum.clamp_min(tiny_of(self.weight_sum) ** 0.5)
 
     @property
     def energy(self) -> Tensor:
@@ -197,112 +203,6 @@ class Moments:
         return (square + 1) / (self.feature_mean.shape[0] + 1)
 
 
-class RidgePath:
-    """Ridge heads of every ``alpha`` from one eigendecomposition of the moments.
-
-    Parameters
-    ----------
-    moments : Moments
-    energy : Tensor of shape (), default=None
-        What ``alpha`` is relative to; None is the mean feature energy.
-    """
-
-    def __init__(self, moments: Moments, energy: Tensor | None = None) -> None:
-        self.moments = moments
-        self.energy = moments.energy if energy is None else energy
-        # On the CPU: cuSOLVER's eigh is slow, and MPS has neither eigh nor float64.
-        weight_sum = moments.weight_sum_or_tiny
-        gram = (moments.gram / weight_sum).to("cpu", torch.float64)
-        values, vectors = torch.linalg.eigh(gram)
-        self.values = values.clamp_min(0).to(moments.gram)
-        self.vectors = vectors.to(moments.gram)
-        self.cross = self.vectors.mT @ (moments.cross / weight_sum)
-        # Directions that the data don't span to rounding get no weight at alpha 0.
-        # The Gram of constant features is rounding of their mean, squared.
-        spacing = torch.finfo(gram.dtype).eps * gram.shape[0]
-        constant = (spacing * moments.feature_mean).square().sum()
-        self.floor = torch.maximum(self.values.amax() * spacing, constant)
-
-    def solve(self, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (d, k) and bias (k,) at one alpha, or one alpha an output."""
-        weight = self.vectors @ self.coordinates(alpha)
-        bias = self.moments.target_mean - self.moments.feature_mean @ weight
-        return weight, bias
-
-    def coordinates(self, alpha: float | Tensor) -> Tensor:
-        """Weight (d, k) in the basis of the eigenvectors."""
-        shifted = self._shifted(alpha)
-        return torch.where(shifted > self.floor, self.cross / shifted, 0.0)
-
-    @property
-    def flat(self) -> bool:
-        """Whether the features vary in no direction."""
-        return bool(self.values.amax() <= self.floor)
-
-    def centre(self, features: Tensor) -> Tensor:
-        """Features (n, d) less their mean over the moments' rows."""
-        return features.to(self.vectors) - self.moments.feature_mean
-
-    def project(self, features: Tensor) -> Tensor:
-        """Centred features (n, d) in the basis of the eigenvectors."""
-        return torch.matmul(self.centre(features), self.vectors)
-
-    def predict(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
-        """Predictions (n, k) for features that :meth:`project` gave."""
-        return torch.addmm(self.moments.target_mean, projected, self.coordinates(alpha))
-
-    def leverage(self, projected: Tensor, alpha: float | Tensor) -> Tensor:
-        """Pull (n, 1) or (n, k) of a unit of weight at each row on its own fit."""
-        pull: Tensor = projected.square() @ self.inverse(alpha) + 1
-        return pull / self.moments.weight_sum
-
-    def leverages(self, projected: Tensor, alphas: Sequence[float]) -> Iterator[Tensor]:
-        """Yield the leverage (n, 1) at each alpha, from one product."""
-        inverse = self.inverse(torch.tensor(alphas, dtype=torch.float64))
-        # Rows last, so that what each alpha is given is contiguous.
-        pulls = (inverse.mT @ projected.square().mT).add_(1)
-        for pull in pulls.div_(self.moments.weight_sum):
-            yield pull[:, None]
-
-    def inverse(self, alpha: float | Tensor) -> Tensor:
-        """Eigenvalues (d, 1) or (d, k) of the inverse of the penalised Gram matrix."""
-        shifted = self._shifted(alpha)
-        return torch.where(shifted > self.floor, 1 / shifted, 0.0)
-
-    def gram_inverse(self, alpha: float) -> Tensor:
-        """Inverse (d, d) of the penalised Gram matrix of rows whose weights sum to one.
-
-        Directions that the data don't span to rounding are left out at alpha 0.
-        """
-        inverse: Tensor = (self.vectors * self.inverse(alpha).mT) @ self.vectors.mT
-        return inverse
-
-    def generalized_errors(self, alphas: Sequence[float]) -> Tensor:
-        """Generalised cross-validation's estimate of the mean squared error.
-
-        It is leave-one-out with the mean of the leverages in place of each, and needs
-        the moments alone (Golub, Heath and Wahba, 1979). A weight is a count of rows.
-
-        Parameters
-        ----------
-        alphas : sequence of float
-
-        Returns
-        -------
-        errors : Tensor of shape (n_alphas, k)
-            Infinite where the head has as many degrees of freedom as there are rows.
-        """
-        shifted = self._shifted(torch.tensor(alphas, dtype=torch.float64))
-        inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
-        shrunk = self.values[:, None] * inverse
-        weight_sum = self.moments.weight_sum_or_tiny
-        kept = 1 - (1 + shrunk.sum(0)) / weight_sum
-        gain = (inverse * (2 - shrunk)).mT @ self.cross.square()
-        errors = (self.moments.target_square / weight_sum - gain).clamp_min(0)
-        errors = errors / kept[:, None].square()
-        return torch.where(kept[:, None] > 1e-10, errors, torch.inf)
-
-    def _shifted(self, alpha: float | Tensor) -> Tensor:
-        alpha = like(self.values, alpha).reshape(1, -1)
-        shifted: Tensor = self.values[:, None] + alpha * self.energy
-        return shifted
+def tiny_of(values: Tensor) -> float:
+    """Give the smallest normal number of a tensor's precision, to divide by."""
+    return torch.finfo(values.dtype).tiny

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.errors import PathErrors
-from sklearn_cfll.functional.moments import Moments, RidgePath
+from sklearn_cfll.functional.moments import Moments, tiny_of
 from sklearn_cfll.functional.outputs import weighs_outputs
 from sklearn_cfll.functional.ridge import like, wide_dtype
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class MomentsByOutput:
             weight.mT[..., None],
             bias[:, None],
             like(bias, alpha).expand(len(bias))[:, None],
-            (error / self._share)[:, None],
+            (error / self._share.clamp_min(tiny_of(error)))[:, None],
             strict=True,
         )
         return MomentsByOutput(tuple(part.moved(*own) for part, *own in columns))
@@ -102,7 +104,7 @@ class MomentsByOutput:
     @property
     def _share(self) -> Tensor:
         weight_sums = torch.stack([part.weight_sum for part in self.parts])
-        return weight_sums / self.weight_sum
+        return weight_sums / self.weight_sum.clamp_min(tiny_of(weight_sums))
 
 
 class RidgePathByOutput:
@@ -122,6 +124,13 @@ class RidgePathByOutput:
         heads = [path.solve(own) for path, own in self._each(alpha)]
         weights, biases = zip(*heads, strict=True)
         return torch.cat(weights, 1), torch.cat(biases)
+
+    def scaled(self, factor: float) -> RidgePathByOutput:
+        """Path of the moments where each row weighs ``factor`` times as much."""
+        path = copy.copy(self)
+        path.moments = self.moments.scaled(factor)
+        path.paths = [part.scaled(factor) for part in self.paths]
+        return path
 
     @property
     def flat(self) -> bool:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sklearn_cfll.functional.moments import RidgePath
 from sklearn_cfll.functional.outputs import weighted_sum
 from sklearn_cfll.functional.paths import AnyPath, RidgePathByOutput
 from sklearn_cfll.functional.ridge import like
+from sklearn_cfll.functional.ridge_path import RidgePath
 
 # Ratios of the posterior's variance to that of the ridge model that are tried.
 _SCALES = tuple(10.0 ** (exponent / 4) for exponent in range(-12, 13))
@@ -67,7 +67,7 @@ class HeadPosterior:
         """
         parts = _parts(path, alpha)
         columns = [
-            torch.stack([part.moments.weight_sum for part, _ in parts]),
+            torch.stack([part.moments.weight_sum_to_divide_by for part, _ in parts]),
             torch.stack([part.moments.feature_mean for part, _ in parts]),
             torch.stack([part.vectors for part, _ in parts]),
             torch.stack([part.inverse(own) for part, own in parts]),
