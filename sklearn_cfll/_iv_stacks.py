@@ -32,15 +32,17 @@ class Stack(nn.Module):
         joint = _stacked(members) if together else None
         self.joint = joint
         self.members = None if joint is not None else nn.ModuleList(members)
+        # What is trained as one is torch's own, and says so where it may write.
+        self._writes = any(getattr(part, "inplace", False) for part in self.modules())
 
     def forward(self, X: Tensor) -> Tensor:
         """Compute features (n_members, m, d) of columns (n_members, m, n_columns)."""
+        # Networks get copies of the rows, since they may write to their input.
         if self.joint is not None:
-            features: Tensor = self.joint(X)
+            features: Tensor = self.joint(X.clone() if self._writes else X)
             return features
         assert self.members is not None
         pairs = zip(self.members, X, strict=True)
-        # Copies, since a network may write to its input.
         return torch.stack([member(rows.clone()) for member, rows in pairs])
 
     def write_back(self) -> None:

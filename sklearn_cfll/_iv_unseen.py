@@ -188,7 +188,7 @@ def _from_other_folds(
     """Predict the columns of each fold by a head that is solved on the others."""
     wide = network.first.weight.dtype
     parts = [
-        network.instrument(part.inputs).to(wide)
+        network.of_instruments(part).to(wide)
         for part in rows.chunks(len(network.first.weight))
     ]
     features, columns = torch.cat(parts), rows.treatment.to(wide)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
-from small_models import regressor
+from numpy.testing import assert_allclose, assert_array_equal
+from small_models import regressor, small_network
 from torch import nn
 
 from sklearn_cfll import CFLLIVRegressor, TorchBackbone
@@ -99,11 +99,16 @@ class Doubling(nn.Module):
         return X.mul_(2) if self.in_place else X * 2
 
 
-def test_rows_of_both_stages_stay_as_they_are():
+def draw_instruments(n_rows, n_instruments):
     random = np.random.default_rng(0)
-    Z, confounder = random.normal(size=(300, 2)), random.normal(size=300)
+    Z = random.normal(size=(n_rows, n_instruments))
+    confounder = random.normal(size=n_rows)
     x = Z.sum(1) + confounder
-    y = 2 * x - confounder
+    return x, 2 * x - confounder, Z
+
+
+def test_rows_of_both_stages_stay_as_they_are():
+    x, y, Z = draw_instruments(300, 2)
     given = [array.copy() for array in (x[:, None], y, Z)]
     in_place, apart = (
         CFLLIVRegressor(
@@ -114,3 +119,34 @@ def test_rows_of_both_stages_stay_as_they_are():
     assert_array_equal(in_place.predict(given[0]), apart.predict(given[0]))
     for array, expected in zip(given, (x[:, None], y, Z), strict=True):
         assert_array_equal(array, expected)
+
+
+def bent_first(in_place):
+    return nn.Sequential(nn.Mish(inplace=in_place), *small_network())
+
+
+@pytest.mark.parametrize("network", [shifting, bent_first])
+@pytest.mark.parametrize("batch_size", ["auto", "full"])
+@pytest.mark.parametrize("n_rows", [90, 300])  # of few rows none are held out
+@pytest.mark.filterwarnings("ignore:the instruments are weak")
+def test_instruments_stay_as_they_are(n_rows, batch_size, network):
+    x, y, Z = draw_instruments(n_rows, 4)
+    in_place, apart = (
+        CFLLIVRegressor(
+            instrument_backbone=network(way),
+            batch_size=batch_size,
+            max_epochs=3,
+            random_state=0,
+        ).fit(x[:, None], y, instruments=Z)
+        for way in (True, False)
+    )
+    for one, other in zip(
+        in_place.predict(x[:, None], return_std=True),
+        apart.predict(x[:, None], return_std=True),
+        strict=True,
+    ):
+        assert_allclose(one, other)
+    found, expected = (
+        model.diagnostics_["first_stage"]["x0"] for model in (in_place, apart)
+    )
+    assert_allclose(found["partial_r2"], expected["partial_r2"])
