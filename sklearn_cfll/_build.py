@@ -74,16 +74,16 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "device": str(batches.device),
         **{f"optimizer__{name}": value for name, value in params.items()},
     }
-    return CFLLNet(network, **settings, **_further(estimator, settings))
+    return CFLLNet(network, **{**settings, **_further(estimator, settings)})
 
 
 def _further(estimator: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Give ``net_params``, which may not hold what the estimator sets itself."""
     further, parameters = dict(estimator.net_params or {}), vars(estimator)
-    if settings["output_weight"] is None and "output_weight" in further:
-        settings["output_weight"] = further.pop("output_weight")
     for name in further:
         kind = "optimizer__" if name.startswith("optimizer__") else name
+        if kind == "output_weight" and settings[kind] is None:
+            continue
         if kind not in settings and kind not in ("module", "optimizer__"):
             continue
         cure = "leave it out."

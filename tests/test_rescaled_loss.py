@@ -256,6 +256,14 @@ def test_an_update_with_one_factor_for_all_outputs_is_refused(wine):
         model.fit(*wine)
 
 
+def test_the_net_takes_the_same_weights(wine):
+    X, y = wine
+    own = classifier(true_class_weight=3.0).fit(X, y)
+    weights = {"output_weight": TrueClassWeight(3.0)}
+    given = classifier(net_params=weights).fit(X, y)
+    assert_array_equal(given.predict_proba(X), own.predict_proba(X))
+
+
 # Both ------------------------------------------------------------------------------
 
 
