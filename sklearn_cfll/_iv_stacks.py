@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklearn_cfll.layers import HOOKS
 from sklearn_cfll.mlp import ACTIVATIONS
 from sklearn_cfll.small_mlp import WithColumns
 
@@ -107,8 +108,7 @@ def _stacked(members: Sequence[Any]) -> nn.Module | None:
 def _is_special(module: nn.Module) -> bool:
     """Whether a layer occurs twice, or has hooks, which a stack would lose."""
     parts = [part for _, part in module.named_modules(remove_duplicate=False)]
-    names = [name for name in vars(module) if name.endswith("_hooks")]
-    hooked = any(getattr(part, name) for part in parts for name in names)
+    hooked = any(getattr(part, name) for part in parts for name in HOOKS)
     layers = [
         id(part) for part in parts if next(part.parameters(False), None) is not None
     ]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from sklearn_cfll._build import build_net
 from sklearn_cfll._codec import Reader, Writer
 from sklearn_cfll._names import last_part
-from sklearn_cfll._problem import Problem, Rows
 from sklearn_cfll._whole import check_whole, not_saved
 from sklearn_cfll.backbones import Backbone, TorchBackbone
-from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.layers import HOOKS
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
 
@@ -55,8 +52,8 @@ class ModuleWriter(Writer):
             raise not_saved(module, where, "its __getstate__ gives no dict")
         state = dict(given)
         lazy = _is_lazy(module)
-        for name in [name for name in state if name.endswith("_hooks")]:
-            if state.pop(name) and not lazy:
+        for name in HOOKS:
+            if state.pop(name, None) and not lazy:
                 raise not_saved(module, where, f"it has hooks ({name})")
         for name in _LAZY_HOOKS if lazy else ():
             del state[name]
@@ -181,7 +178,7 @@ def _is_lazy(module: nn.Module) -> bool:
 
 
 def net_of(estimator: Any, network: Network) -> CFLLNet:
-    """Make the net of an estimator whose network is trained; nothing is trained here.
+    """Make the net of an estimator whose network is trained.
 
     Parameters
     ----------
@@ -192,19 +189,20 @@ def net_of(estimator: Any, network: Network) -> CFLLNet:
     Returns
     -------
     net : CFLLNet
-        With the settings of a fit, and the callbacks as they are before it.
+        With what predictions and further solves need. The settings of the training are
+        the usual ones: the estimator's own may be others than in the fit by now.
     """
-    n_outputs = network.head.weight.shape[1]
-    rows = TensorBatches(
-        np.zeros((2, 1)),
-        np.zeros((2, n_outputs)),
-        batch_size=2,
-        dtype=estimator._sums.dtype,
-        input_dtype=estimator._input_dtype,
-    )
-    problem = Problem(Rows(rows.X, rows.y), None, rows, None, 0, 1, 1.0, 1.0, 1.0)
-    net = build_net(estimator._as_trained(device="cpu"), problem, network).initialize()
-    net.module_ = network.eval()
+    n_features, n_outputs = network.head.weight.shape
+    output_weight = estimator._output_weight
+    if output_weight is None:
+        output_weight = (estimator.net_params or {}).get("output_weight")
+    net = CFLLNet(
+        network.eval(),
+        n_features=n_features,
+        n_outputs=n_outputs,
+        output_weight=output_weight,
+        decode=estimator._targets.decode,
+    ).initialize()
     net.history = copy.copy(estimator.history_)
     net.release()
     return net

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.ridge import wide_dtype
 
+# Under which torch's modules keep their hooks; a user's own names may end alike.
+HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+
 
 class Standardize(nn.Module):
     """Subtract the columns' means and divide by their standard deviations.

@@ -208,6 +208,45 @@ def test_parameters_of_every_kind_come_back(table, path):
     assert state.tolist() == model.random_state.randint(1000, size=5).tolist()
 
 
+OTHERS = {
+    "optimizer": {"optimizer": "lbfgs", "weight_decay": 0.1},
+    "argument of the optimizer": {"optimizer_params": {"momentum": 0.5}},
+    "ridges": {"alpha": [1.0, 2.0]},
+    "pull": {"prox": 0},
+    "callbacks": {"callbacks": [3]},
+    "argument of the net": {"net_params": {"lr": 0.1}},
+}
+
+
+@pytest.mark.parametrize("params", OTHERS.values(), ids=OTHERS)
+def test_parameters_that_were_changed_after_the_fit_come_back(table, path, params):
+    X, y = table
+    model = regressor(max_epochs=2).fit(X, y).set_params(**params)
+    again = reloaded(model, path)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert {name: again.get_params()[name] for name in params} == params
+    with pytest.raises((TypeError, ValueError)):
+        again.fit(X, y)
+    settled = regressor(max_epochs=2).get_params()
+    again.set_params(**{name: settled[name] for name in params})
+    np.testing.assert_array_equal(again.fit(X, y).predict(X), model.predict(X))
+
+
+def double_the_second(targets, sample_weight):
+    return torch.tensor([1.0, 2.0]).to(targets).expand_as(targets)
+
+
+def test_weights_of_outputs_serve_further_rows_after_loading(table, path):
+    X, y = table
+    params = {"net_params": {"output_weight": double_the_second}, "max_epochs": 2}
+    Y = np.c_[y, y**2]
+    model = regressor(dtype="float64", **params).fit(X[:90], Y[:90])
+    again = reloaded(model, path, trusted=["test_persistence"])
+    for one in (model, again):
+        one.partial_fit(X[90:], Y[90:])
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
 def test_a_loaded_estimator_streams_forgets_and_takes_new_targets(table, path):
     X, y = table
     model = regressor(early_stopping=False, dtype="float64").fit(X[:90], y[:90])

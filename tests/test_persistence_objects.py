@@ -157,6 +157,18 @@ class Conjugated(nn.Module):
         return torch.cat([*(p.imag for p in products), *real], 1).tanh()
 
 
+class Counting(nn.Module):
+    """Has attributes of names such as those under which torch keeps hooks."""
+
+    def __init__(self, in_features, hooks):
+        super().__init__()
+        self.linear = nn.Linear(in_features, 6)
+        self.n_hooks, self._own_hooks = len(hooks), hooks
+
+    def forward(self, X):
+        return torch.tanh(self.linear(X) + self.n_hooks + sum(self._own_hooks))
+
+
 HERE = ["test_persistence_objects"]
 
 
@@ -216,6 +228,12 @@ def test_a_partial_function_may_make_the_backbone(table, path):
 
 def test_a_module_that_makes_its_state_itself_comes_back(table, path):
     predicts_the_same(TorchBackbone(Scaled), table, path)
+
+
+@pytest.mark.parametrize("hooks", [[], [0.5]], ids=str)
+def test_attributes_named_as_hooks_come_back(table, path, hooks):
+    again = predicts_the_same(TorchBackbone(Counting, hooks=hooks), table, path)
+    assert again.backbone_.n_hooks == len(hooks)
 
 
 LOST = {
