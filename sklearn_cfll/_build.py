@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import check_scoring
 from skorch.callbacks import Callback, LRScheduler
 from skorch.helper import predefined_split
 from torch import Tensor
@@ -18,8 +16,9 @@ from torch import Tensor
 from sklearn_cfll import _defaults as defaults
 from sklearn_cfll._device import place
 from sklearn_cfll._grids import misfit
-from sklearn_cfll._numbers import refuse_not_finite, tell_coarse_columns
-from sklearn_cfll._problem import Problem, missing_targets, usual_epochs
+from sklearn_cfll._numbers import tell_coarse_columns
+from sklearn_cfll._problem import Problem, usual_epochs
+from sklearn_cfll._scoring import valid_score
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
 from sklearn_cfll.backbones import Backbone, ModuleBackbone
 from sklearn_cfll.batches import TensorBatches
@@ -62,7 +61,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "update_order": estimator.update_order,
         "lr_schedule": schedule,
         "train_score": estimator._train_score,
-        "valid_score": None if held_out is None else _valid_score(estimator, problem),
+        "valid_score": None if held_out is None else valid_score(estimator, problem),
         "decode": estimator._targets.decode,
         "optimizer": factory,
         # Of a stream's chunk, whoever schedules the rate.
@@ -250,60 +249,3 @@ def _kind(callback: Any) -> type:
     """Class of a callback that may be an instance, a class, or named."""
     callback = callback[1] if isinstance(callback, tuple) else callback
     return callback if isinstance(callback, type) else type(callback)
-
-
-def _valid_score(
-    estimator: Any, problem: Problem
-) -> Callable[[CFLLNet, Tensor], float]:
-    """Score of the held-out rows after an epoch: the user's or the estimator's own."""
-    rows = problem.held_out
-    assert rows is not None
-    y, weight = rows.chosen(rows.y), rows.chosen(rows.weight)
-    name = "X" if rows.X is problem.train.X else "X_val"
-
-    def checked(predictions: Tensor) -> NDArray[Any]:
-        wide = torch.promote_types(predictions.dtype, torch.float32)
-        outputs = predictions.to(wide).cpu().numpy()
-        what = "predictions of the held-out rows"
-        refuse_not_finite(outputs, what, name, rows.index, training=True)
-        return outputs
-
-    if estimator.scoring is None:
-        targets = estimator._targets
-
-        def own_score(net: CFLLNet, predictions: Tensor) -> float:
-            outputs = checked(predictions)
-            return float(targets.score(targets.decode(outputs), y, weight))
-
-        return own_score
-    if missing_targets(y):
-        raise ValueError(
-            f"scoring={estimator.scoring!r} can't score missing targets (held-out rows "
-            "have some); set scoring=None."
-        )
-    scorer = check_scoring(estimator, scoring=estimator.scoring)
-    X = rows.chosen(rows.X)
-
-    def score(net: CFLLNet, predictions: Tensor) -> float:
-        checked(predictions)
-        # The estimator as it stands in the midst of the training.
-        view = copy.copy(estimator)
-        view._adopt(net, problem.batches.input_dtype)
-        vars(view).pop("feature_names_in_", None)
-        return _scored(scorer, view, X, y, weight)
-
-    return score
-
-
-def _scored(scorer: Any, estimator: Any, X: Any, y: Any, weight: Any) -> float:
-    """Score held-out rows by the user's ``scoring``."""
-    kwargs = {} if weight is None else {"sample_weight": weight}
-    try:
-        return float(scorer(estimator, X, y, **kwargs))
-    except ValueError as error:
-        raise ValueError(
-            f"scoring={estimator.scoring!r} failed on the {len(X)} held-out rows: "
-            f"{str(error).rstrip('.')}; hold out rows that it can score, with each "
-            "class among them (X_val, or a larger validation_fraction), or set "
-            "scoring=None."
-        ) from error

@@ -209,7 +209,7 @@ def optimizer_factory(
                 "alone."
             )
     if weight_decay is not None:
-        if not _accepts(factory, "weight_decay"):
+        if not accepts(factory, "weight_decay"):
             raise ValueError(
                 f"weight_decay={weight_decay} was given but optimizer {optimizer!r} "
                 "takes none; set weight_decay=None."
@@ -241,9 +241,10 @@ def searches_along_lines(optimizer: Any) -> bool:
     return isinstance(optimizer, torch.optim.LBFGS)
 
 
-def _accepts(factory: Callable[..., Any], name: str) -> bool:
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function, or what makes an optimizer, takes an argument of a name."""
     try:
-        signature = inspect.signature(factory).parameters.values()
+        signature = inspect.signature(function).parameters.values()
     except ValueError:
         return True
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in signature)

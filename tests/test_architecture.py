@@ -66,6 +66,7 @@ ORDER = [
     "_sums",
     "_stream_terms",
     "_first_chunk",
+    "_scoring",
     "_build",
     "_stream",
     "_left_out",

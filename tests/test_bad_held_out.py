@@ -1,5 +1,7 @@
 """Held-out rows that can't be used, and callbacks that fail."""
 
+import re
+
 import numpy as np
 import pytest
 from refusals import (
@@ -194,6 +196,43 @@ def test_scoring_that_fails_on_the_held_out_rows_is_named():
     )
     params = {"scoring": "neg_log_loss", "early_stopping": True}
     assert_refused(classifier, params, {"y": labels}, ValueError, message)
+
+
+def test_scoring_that_fails_on_numbers_speaks_of_no_classes():
+    message = (
+        r"scoring='neg_mean_squared_log_error' failed on the 6 held-out rows: Mean "
+        r"Squared Logarithmic Error cannot be used when .+[^.]; choose a scorer that "
+        r"takes such targets and predictions, or set scoring=None\."
+    )
+    params = {"scoring": "neg_mean_squared_log_error", "early_stopping": True}
+    assert_refused(regressor, params, {}, ValueError, message)
+
+
+def always_one(estimator, X, y):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "params", "weights"),
+    [
+        (
+            regressor,
+            {"scoring": "neg_max_error"},
+            {"sample_weight": ONES + X[:, 0] ** 2},
+        ),
+        (classifier, {"scoring": always_one, "class_weight": "balanced"}, {}),
+    ],
+    ids=["named", "function"],
+)
+def test_scoring_without_weights_is_told_where_there_are_some(make, params, weights):
+    shown = re.escape(repr(params["scoring"]))
+    message = (
+        rf"scoring={shown} takes no sample_weight, but the held-out rows have weights, "
+        r"of their own or by class_weight; choose a scorer that takes them, or set "
+        r"scoring=None\."
+    )
+    params = {"early_stopping": True, **params}
+    assert_refused(make, params, weights, ValueError, message)
 
 
 def test_a_callback_that_looks_for_held_out_rows_is_told_that_there_are_none():
