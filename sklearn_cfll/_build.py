@@ -146,7 +146,7 @@ def build_network(estimator: Any, problem: Problem) -> Network:
         raise ValueError(f"backbone {name} could not be built: {reason}") from error
     module = place(module, batches.device, batches.dtype)
     if batches.input_dtype == torch.float32:
-        tell_coarse_columns(problem.train.X)
+        tell_coarse_columns(problem.train.X, problem.train.index)
     widened = estimator.dtype == "auto" and batches.dtype == torch.float64
     *grid, n_features = _probe(module, name, batches, widened)
     if grid:

@@ -15,6 +15,9 @@ _FLOAT32 = np.finfo(np.float32)
 # Steps of float32 from a column's least number to its largest, at least.
 _LEAST_STEPS = 100
 
+# Numbers that are copied at a time, of rows that are not all in use.
+_COPIED = 2**20
+
 # What to do about text.
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
 IN_Y = "take CFLLClassifier for labels"
@@ -25,12 +28,15 @@ _DATES = ("could not be promoted", "must be a string or a real number")
 _DAYS = "for dates take days since one of them, or their month and weekday"
 
 
-def check_range(X: NDArray[Any], *, training: bool) -> None:
+def check_range(
+    X: NDArray[Any], index: NDArray[np.intp] | None, *, training: bool
+) -> None:
     """Refuse numbers that float32 doesn't hold; in training, columns it makes zero."""
     if X.dtype == np.float32:
         return
     axis = 0 if X.ndim == 2 else None  # of a grid, a point may well be empty
-    sizes = np.atleast_1d(np.maximum(X.max(axis), -X.min(axis)))
+    low, high = _ends(X, index, axis)
+    sizes = np.atleast_1d(np.maximum(high, -low))
     cure = "scale X or set dtype='float64'."
     if sizes.max() > float(_FLOAT32.max):
         raise ValueError(f"X holds {sizes.max():.3g}, beyond float32's range; {cure}")
@@ -45,11 +51,11 @@ def check_range(X: NDArray[Any], *, training: bool) -> None:
         )
 
 
-def tell_coarse_columns(X: NDArray[Any]) -> None:
+def tell_coarse_columns(X: NDArray[Any], index: NDArray[np.intp] | None) -> None:
     """Warn of columns whose values float32 makes hardly different from each other."""
     if X.dtype == np.float32 or X.ndim != 2:
         return
-    low, high = (ends.astype(np.float64) for ends in (X.min(0), X.max(0)))
+    low, high = (ends.astype(np.float64) for ends in _ends(X, index, 0))
     spans, sizes = high - low, np.maximum(high, -low)
     steps = sizes * float(_FLOAT32.eps)
     # Where float64 itself has hardly a difference it is one of rounding.
@@ -65,6 +71,18 @@ def tell_coarse_columns(X: NDArray[Any]) -> None:
             UserWarning,
             stacklevel=2,
         )
+
+
+def _ends(
+    X: NDArray[Any], index: NDArray[np.intp] | None, axis: int | None
+) -> tuple[Any, Any]:
+    """Give the least and the largest numbers of the rows in use."""
+    if index is None:
+        return X.min(axis), X.max(axis)
+    n_rows = max(1, _COPIED // X[0].size)
+    parts = (X[index[i : i + n_rows]] for i in range(0, len(index), n_rows))
+    low, high = zip(*((part.min(axis), part.max(axis)) for part in parts), strict=True)
+    return np.min(low, 0), np.max(high, 0)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class _Place:
     ) -> TensorBatches:
         encoded, weight = (None, None) if encode is None else _encoded(rows, encode)
         if self.input_dtype == torch.float32:
-            check_range(rows.X, training=generator is not None)
+            check_range(rows.X, rows.index, training=generator is not None)
         return TensorBatches(
             rows.X,
             encoded,

@@ -19,6 +19,9 @@ from refusals import (
     regressor,
     with_value,
 )
+from small_models import small_network
+
+from sklearn_cfll import _numbers
 
 INFINITE = r"contains infinity or a value too large for dtype\('float64'\)\."
 DATES = pd.date_range("2020", periods=N_ROWS)
@@ -275,3 +278,15 @@ def test_one_row_with_weight_is_predicted_as_it_is():
     weights[7] = 2.0
     model = regressor().fit(X, Y, weights)
     np.testing.assert_allclose(model.predict(X), Y[7])
+
+
+@pytest.mark.parametrize("numbers_at_a_time", [2**20, 40])
+def test_a_row_without_weight_may_hold_any_number(numbers_at_a_time, monkeypatch):
+    monkeypatch.setattr(_numbers, "_COPIED", numbers_at_a_time)
+    settings = {"backbone": small_network(), "dtype": "float32"}
+    spoilt, weights = with_value(X, 1e300), with_value(ONES, 0)
+    plain = regressor(**settings).fit(X, Y, weights)
+    model = regressor(**settings).fit(spoilt, Y, weights)
+    np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+    with pytest.raises(ValueError, match=r"^X holds 1e\+300, beyond float32's range"):
+        regressor(**settings).fit(spoilt, Y, 1 - weights / 2)
