@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,17 @@ _COPIED = 2**20
 IN_X = "encode text, by OneHotEncoder in a pipeline for example"
 IN_Y = "take CFLLClassifier for labels"
 
-# Parts of what NumPy and pandas say of text, and of dates and other objects.
+# Parts of what NumPy and pandas say of text.
 _TEXT = ("could not convert string", "Cannot cast str")
-_DATES = ("could not be promoted", "must be a string or a real number")
-_DAYS = "for dates take days since one of them, or their month and weekday"
+
+# What to do about dates and other objects, by what Python and NumPy say of them.
+_DAYS = ": for dates take days since one of them, or their month and weekday"
+_OBJECTS = {
+    "could not be promoted": _DAYS,
+    r"not '(datetime\.\w+|Timestamp|Timedelta|Period|NaTType)'": _DAYS,
+    "not 'NAType'": ": of a column with pd.NA take astype('Float64')",
+    "must be a string or a real number": "",
+}
 
 
 def check_range(
@@ -87,12 +95,12 @@ def _ends(
 
 @contextmanager
 def numbers_wanted(name: str, values: Any, cure: str) -> Iterator[None]:
-    """Refuse dates, and say what to do about text, where NumPy can't convert it."""
+    """Refuse dates, and say what to do about what NumPy can't convert."""
     wanted = f"{name} must hold numbers"
     where = _find_dates(values)
     if where is not None:
         # NumPy would take them for nanoseconds, and a missing one for -9.2e18.
-        raise TypeError(f"{name} holds dates{where}; {wanted}: {_DAYS}.")
+        raise TypeError(f"{name} holds dates{where}; {wanted}{_DAYS}.")
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -101,9 +109,10 @@ def numbers_wanted(name: str, values: Any, cure: str) -> Iterator[None]:
             raise
         if any(part in said for part in _TEXT):
             raise ValueError(f"{said}; {wanted}: {cure}.") from error
-        if any(part in said for part in _DATES):
-            said = said.split(". ")[0]
-            raise TypeError(f"{said}; {wanted}: {_DAYS}.") from error
+        for part, advice in _OBJECTS.items():
+            if re.search(part, said):
+                said = said.split(". ")[0]
+                raise TypeError(f"{said}; {wanted}{advice}.") from error
         raise
 
 

@@ -26,6 +26,7 @@ from sklearn_cfll import _numbers
 INFINITE = r"contains infinity or a value too large for dtype\('float64'\)\."
 DATES = pd.date_range("2020", periods=N_ROWS)
 DAYS = r": for dates take days since one of them, or their month and weekday\."
+FLOATS = r": of a column with pd\.NA take astype\('Float64'\)\."
 WHOLE = r" \(datetime64\[\w+\]\)"
 ROWS_AND_TARGETS = [
     case(
@@ -206,11 +207,29 @@ ROWS_AND_TARGETS = [
             ("a missing date", "ignore", pd.Series(DATES.where(DATES[0] < DATES))),
         ]
     ],
+    *[
+        case(
+            f"{name} as objects",
+            TypeError,
+            rf".* must be a string or a real number, not .*; X must hold numbers{cure}",
+            X=pd.DataFrame({"some": objects}, dtype=object),
+        )
+        for name, cure, objects in [
+            ("time stamps", DAYS, DATES),
+            ("dates", DAYS, DATES.date),
+            ("months", DAYS, DATES.to_period("M")),
+            ("spans", DAYS, DATES - DATES[0]),
+            ("missing dates", DAYS, [pd.NaT] * N_ROWS),
+            ("missing numbers", FLOATS, [pd.NA, *ONES[1:]]),
+            ("sets", r"\.", [{1}] * N_ROWS),
+        ]
+    ],
     case(
-        "dates as objects",
+        "missing numbers as objects in y",
         TypeError,
-        rf".* must be a string or a real number, not .*; X must hold numbers{DAYS}",
-        X=pd.DataFrame({"day": DATES.astype(object)}),
+        rf".* not 'NAType'; y must hold numbers{FLOATS}",
+        params={"missing_targets": "ignore"},
+        y=pd.Series([pd.NA, *ONES[1:]], dtype=object),
     ),
     case(
         "complex X", ValueError, r"Complex data not supported\n.*", X=X.astype(complex)
@@ -290,3 +309,10 @@ def test_a_row_without_weight_may_hold_any_number(numbers_at_a_time, monkeypatch
     np.testing.assert_array_equal(model.predict(X), plain.predict(X))
     with pytest.raises(ValueError, match=r"^X holds 1e\+300, beyond float32's range"):
         regressor(**settings).fit(spoilt, Y, 1 - weights / 2)
+
+
+def test_missing_objects_are_missing_targets_once_they_are_numbers():
+    y = pd.Series([pd.NA, *Y[1:]], dtype=object).astype("Float64")
+    model = regressor(missing_targets="ignore")
+    expected = model.fit(X, np.array([np.nan, *Y[1:]])).predict(X)
+    np.testing.assert_array_equal(model.fit(X, y).predict(X), expected)
