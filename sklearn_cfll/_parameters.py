@@ -36,17 +36,24 @@ class HoldsBackbones(BaseEstimator):
         """
         for name in params:
             part, _, own = name.partition("__")
-            backbone = params.get(part, getattr(self, part, None))
-            if not own or not part.endswith("backbone"):
-                continue
-            if not hasattr(backbone, "set_params"):
-                what = "None" if backbone is None else f"a {type(backbone).__name__}"
-                raise ValueError(
-                    f"{name!r} can't be set, since {part} is {what} and has no "
-                    f"parameters; pass one that has them, such as {part}=MLP() or "
-                    "TorchBackbone(...)."
-                )
+            if own and part.endswith("backbone") and part in self._get_param_names():
+                _check_has_parameters(params.get(part, getattr(self, part)), part, name)
         return super().set_params(**params)
+
+
+def _check_has_parameters(backbone: Any, part: str, name: str) -> None:
+    """Refuse to set a parameter of a backbone that has none."""
+    if hasattr(backbone, "set_params") and not isinstance(backbone, type):
+        return
+    what = "None" if backbone is None else f"a {type(backbone).__name__}"
+    cure = f"pass one that has them, such as {part}=MLP() or TorchBackbone(...)."
+    if isinstance(backbone, type):
+        what = f"the class {backbone.__name__}"
+        if hasattr(backbone, "set_params"):
+            cure = f"pass an instance, {part}={backbone.__name__}(...)."
+    raise ValueError(
+        f"{name!r} can't be set, since {part} is {what} and has no parameters; {cure}"
+    )
 
 
 class Parameters(HoldsBackbones):

@@ -358,10 +358,20 @@ def test_a_parameter_of_a_backbone_that_has_none_is_told(kind):
     with pytest.raises(ValueError, match=why.format("a Linear")):
         model.set_params(backbone__width=8, lr=0.5)
     assert model.lr != 0.5  # nothing was set
+    with pytest.raises(ValueError, match=why.format("the class Linear") + r".*=MLP\("):
+        kind(nn.Linear).set_params(backbone__width=8)
+    instance = r"pass an instance, backbone=MLP\(\.\.\.\)\.$"
+    with pytest.raises(ValueError, match=why.format("the class MLP") + instance):
+        kind(MLP).set_params(backbone__width=8)
     model.set_params(backbone=MLP(), backbone__width=8)
     assert model.backbone.width == 8
     with pytest.raises(ValueError, match=r"^Invalid parameter 'widht' for .* MLP"):
         model.set_params(backbone__widht=8)
+
+
+def test_a_backbone_that_the_estimator_does_not_take_is_told():
+    with pytest.raises(ValueError, match=r"^Invalid parameter 'instrument_backbone'"):
+        CFLLRegressor().set_params(instrument_backbone__width=3)
 
 
 def test_a_class_without_weight_counts_as_absent():
