@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
+
+import torch
+from torch.nn import functional
 
 # Classes of these packages may be named in a file; of functions and of all else the
 # user must say so.
 _TRUSTED = ("sklearn_cfll", "torch.nn.modules", "torch.optim")
-_FUNCTIONS = "torch.nn.functional"  # of tensors all
+_FUNCTIONS = functional.__name__  # of tensors all
 
 
 def name_of(value: Any) -> str:
     """Name a class or a function, ``module:qualified.name``."""
+    if isinstance(value, BuiltinFunctionType):
+        # Torch's own say where in its C they are, not where Python finds them.
+        name = value.__name__
+        for module in (functional, torch):
+            if not name.startswith("_") and getattr(module, name, None) is value:
+                return f"{module.__name__}:{name}"
     name = getattr(value, "__qualname__", getattr(value, "__name__", "?"))
     return f"{getattr(value, '__module__', '?')}:{name}"
 
@@ -58,8 +67,8 @@ def find_named(name: str, trusted: Sequence[str], custom: Mapping[str, Any]) -> 
             f"custom_objects={{{qualified!r}: ...}}."
         ) from error
     # What a trusted module has imported from elsewhere is not its own.
-    kind = FunctionType if module == _FUNCTIONS else type
-    if name_of(value) != name or not (by_user or isinstance(value, kind)):
+    kinds = FunctionType | BuiltinFunctionType if module == _FUNCTIONS else type
+    if name_of(value) != name or not (by_user or isinstance(value, kinds)):
         raise _not_trusted(name)
     return value
 

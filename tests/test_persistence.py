@@ -355,6 +355,8 @@ def rewrite(path, change):
         "torch.nn.modules.module:warnings.warn",
         "torch.nn.functional:importlib.import_module",
         "torch:load",
+        "torch:tanh",
+        "torch.nn.functional:_add_docstr",
         "skorch.callbacks.training:Checkpoint",
         "test_persistence_evil:Recurrent",
     ],

@@ -169,6 +169,19 @@ class Counting(nn.Module):
         return torch.tanh(self.linear(X) + self.n_hooks + sum(self._own_hooks))
 
 
+class Encoder(nn.Module):
+    """A layer of a transformer on sequences of one."""
+
+    def __init__(self, in_features, activation):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            in_features, 2, 8, 0.0, activation, batch_first=True
+        )
+
+    def forward(self, X):
+        return self.layer(X[:, None]).flatten(1)
+
+
 HERE = ["test_persistence_objects"]
 
 
@@ -213,6 +226,24 @@ def test_a_partial_function_of_a_module_comes_back(table, path):
     again = predicts_the_same(TorchBackbone(Holder, held=held), table, path)
     assert again.backbone_.held.keywords == {"negative_slope": 0.3}
     assert again.backbone_.held.note == "of a user's"
+
+
+@pytest.mark.parametrize(
+    ("activation", "trusted"),
+    [("gelu", []), (nn.functional.softplus, []), (torch.tanh, ["torch"])],
+    ids=str,
+)
+def test_functions_of_torch_that_are_built_in_come_back(
+    table, path, activation, trusted
+):
+    model = regressor(TorchBackbone(Encoder, activation=activation), max_epochs=2)
+    save(model.fit(*table), path)
+    again = load(path, backbone=Encoder, trusted=trusted)
+    assert again.backbone_.layer.activation is model.backbone_.layer.activation
+    np.testing.assert_array_equal(again.predict(table[0]), model.predict(table[0]))
+    if trusted:
+        with pytest.raises(ValueError, match=r"needs torch:tanh, which is not among"):
+            load(path, backbone=Encoder)
 
 
 def make(width, in_features, held):
