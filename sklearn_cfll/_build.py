@@ -20,14 +20,14 @@ from sklearn_cfll._numbers import tell_coarse_columns
 from sklearn_cfll._problem import Problem, usual_epochs
 from sklearn_cfll._scoring import valid_score
 from sklearn_cfll._validation import as_backbone, check_alpha, check_prox
-from sklearn_cfll.backbones import Backbone, ModuleBackbone
+from sklearn_cfll.backbones import describe
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.callbacks import BestState, Patience, Progress
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.net import CFLLNet
 from sklearn_cfll.network import Network
-from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
+from sklearn_cfll.optimizers import check_batch_size, optimizer_factory
 
 # Parameters of estimators by those of the net, where the names differ.
 _OWN_NAMES = {
@@ -117,12 +117,7 @@ def _optimizer(
         estimator.optimizer_params,
         network.backbone,
     )
-    if searches_along_lines(factory) and estimator.batch_size != "full":
-        raise ValueError(
-            f"optimizer {estimator.optimizer!r} needs batch_size='full', got "
-            f"batch_size={estimator.batch_size!r}: it compares losses along a line, "
-            "which are of all rows or of little use."
-        )
+    check_batch_size(factory, estimator.optimizer, estimator.batch_size)
     return factory, lr, params
 
 
@@ -138,17 +133,18 @@ def build_network(estimator: Any, problem: Problem) -> Network:
     """
     batches = problem.batches
     backbone = as_backbone(estimator.backbone)
-    name = _describe(backbone)
+    name = f"backbone {describe(backbone)}"
     try:
         module = backbone.build(batches)
     except (RuntimeError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"backbone {name} could not be built: {reason}") from error
+        raise ValueError(f"{name} could not be built: {reason}") from error
     module = place(module, batches.device, batches.dtype)
     if batches.input_dtype == torch.float32:
         tell_coarse_columns(problem.train.X, problem.train.index)
     widened = estimator.dtype == "auto" and batches.dtype == torch.float64
-    *grid, n_features = _probe(module, name, batches, widened)
+    most = defaults.FLOAT64_ROWS if widened else None
+    *grid, n_features = _probe(module, name, batches, most)
     if grid:
         problem.put_on_grid(estimator, len(grid))
     n_outputs = batches.encoded.shape[-1]
@@ -156,60 +152,72 @@ def build_network(estimator: Any, problem: Problem) -> Network:
     return Network(module, head.to(batches.device))
 
 
-@torch.no_grad()
 def _probe(
-    module: torch.nn.Module, name: str, batches: TensorBatches, widened: bool
+    module: torch.nn.Module, name: str, batches: TensorBatches, float64_rows: int | None
 ) -> tuple[int, ...]:
-    """Run the backbone on a few rows; give the shape of one's features.
-
-    ``widened`` says that they are in float64 and nobody has asked for it.
-    """
+    """Run the backbone on a few rows; give the shape of one's features."""
     index = torch.arange(min(2, batches.n_samples))
     X = batches[index][0]["X"]
     given = f"X of shape {tuple(X.shape)}"
     module.eval()
-    try:
-        features = module(X)
-    except Exception as error:
-        cure = ""
-        if widened and _PRECISION.search(str(error)):
-            cure = (
-                f"; tables of up to {defaults.FLOAT64_ROWS} rows are trained in "
-                "float64: set dtype='float32', or let the backbone take the dtype of X."
-            )
-        raise ValueError(
-            f"backbone {name} raised {type(error).__name__} for {given}: {error}{cure}"
-        ) from error
-    if not isinstance(features, Tensor):
-        raise TypeError(
-            f"backbone {name} returned a {type(features).__name__} for {given}; it "
-            "must return one tensor of features, (n_samples, n_features)."
-        )
+    features = run_backbone(module, X, name, given, float64_rows)
     if features.is_complex():
         raise TypeError(
-            f"backbone {name} returned complex features; it must return real ones, "
+            f"{name} returned complex features; it must return real ones, "
             "for example by torch.view_as_real."
         )
     shape_fault = misfit(tuple(features.shape), len(X), np.shape(batches.y))
     if shape_fault:
         raise ValueError(
-            f"backbone {name} returned features of shape {tuple(features.shape)} for "
+            f"{name} returned features of shape {tuple(features.shape)} for "
             f"{given}; {shape_fault}"
         )
     if not features.isfinite().all():
         raise ValueError(
-            f"backbone {name} returned features that are not finite for {given}; "
+            f"{name} returned features that are not finite for {given}; "
             "scale X or check the backbone's initial weights."
         )
     module.train()
     return tuple(features.shape[1:])
 
 
-def _describe(backbone: Backbone) -> str:
-    if isinstance(backbone, ModuleBackbone):
-        return type(backbone.module).__name__
-    factory = getattr(backbone, "factory", None)
-    return getattr(factory, "__name__", type(backbone).__name__)
+@torch.no_grad()
+def run_backbone(
+    module: torch.nn.Module, X: Tensor, name: str, given: str, float64_rows: int | None
+) -> Tensor:
+    """Give the features of a few rows, or say what is wrong instead.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    X : Tensor
+    name, given : str
+        What the module and X are called.
+    float64_rows : int or None
+        Up to how many rows a table is in float64, where X is in it for being small.
+
+    Returns
+    -------
+    features : Tensor
+    """
+    try:
+        features = module(X)
+    except Exception as error:
+        cure = ""
+        if float64_rows is not None and _PRECISION.search(str(error)):
+            cure = (
+                f"; tables of up to {float64_rows} rows are trained in float64: set "
+                "dtype='float32', or let the backbone take the dtype of X."
+            )
+        raise ValueError(
+            f"{name} raised {type(error).__name__} for {given}: {error}{cure}"
+        ) from error
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"{name} returned a {type(features).__name__} for {given}; it must return "
+            "one tensor of features, (n_samples, n_features)."
+        )
+    return features
 
 
 def _prox(estimator: Any, problem: Problem) -> str | float | tuple[float, float]:

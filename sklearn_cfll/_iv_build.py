@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklearn_cfll._build import _describe
+from sklearn_cfll import _iv_defaults as defaults
+from sklearn_cfll._build import run_backbone
 from sklearn_cfll._device import place
 from sklearn_cfll._iv_network import Combiner, IVEnsemble, IVNetwork
 from sklearn_cfll._iv_problem import IVProblem, Scales
 from sklearn_cfll._iv_rows import StageRows
 from sklearn_cfll._validation import as_backbone
+from sklearn_cfll.backbones import describe
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional.ridge import wide_dtype
 from sklearn_cfll.layers import Standardize
@@ -42,14 +44,20 @@ def build_ensemble(estimator: Any, problem: IVProblem, n_members: int) -> IVEnse
 
 
 def _build_member(estimator: Any, problem: IVProblem, rows: StageRows) -> IVNetwork:
+    # Larger tables are in float64 where nothing is learnt.
+    small = problem.dtype == torch.float64 and len(problem.X) <= defaults.FLOAT64_ROWS
+    widened = estimator.dtype == "auto" and small
+    float64_rows = defaults.FLOAT64_ROWS if widened else None
     parts: list[nn.Module | None] = []
     for (name, backbone), table in zip(
         estimator._backbones(rows).items(),
         (rows.treatment, rows.inputs, rows.exogenous),
         strict=True,
     ):
-        present = table.shape[1] > 0
-        parts.append(_built(name, backbone, table, rows.weight) if present else None)
+        part = None
+        if table.shape[1] > 0:
+            part = _built(name, backbone, table, rows.weight, float64_rows)
+        parts.append(part)
     treatment, instrument, covariate = parts
     assert treatment is not None
     assert instrument is not None
@@ -88,10 +96,11 @@ def _built(
     backbone: Any,
     table: Tensor,
     weight: Tensor | None,
+    float64_rows: int | None,
 ) -> nn.Module:
     """Build one backbone, and see that it gives rows of finite features."""
     backbone = as_backbone(backbone, parameter)
-    name = f"{parameter} {_describe(backbone)}"
+    name = f"{parameter} {describe(backbone)}"
     device, dtype = table.device, table.dtype
     batches = TensorBatches(
         table, None, weight, batch_size=1, dtype=dtype, device=device
@@ -104,18 +113,7 @@ def _built(
     module = place(module, device, dtype).eval()
     probe = table[:2].clone()
     given = f"columns of shape {tuple(probe.shape)}"
-    try:
-        with torch.no_grad():
-            features = module(probe)
-    except Exception as error:
-        raise ValueError(
-            f"{name} raised {type(error).__name__} for {given}: {error}"
-        ) from error
-    if not isinstance(features, Tensor):
-        raise TypeError(
-            f"{name} returned a {type(features).__name__} for {given}; it must return "
-            "one tensor of features, (n_samples, n_features)."
-        )
+    features = run_backbone(module, probe, name, given, float64_rows)
     if features.is_complex() or features.ndim != 2 or len(features) != len(probe):
         raise ValueError(
             f"{name} returned {features.dtype} features of shape "

@@ -34,7 +34,7 @@ from sklearn_cfll._validation import (
     read_weights,
     weighed_rows,
 )
-from sklearn_cfll.optimizers import optimizer_factory, searches_along_lines
+from sklearn_cfll.optimizers import check_batch_size, optimizer_factory
 from sklearn_cfll.prox import AnnealedProx, Prox
 
 # Optimizers whose step on a number depends on that number's gradients alone, so that
@@ -200,12 +200,7 @@ def _optimizer_maker(estimator: Any) -> Any:
             estimator.optimizer_params,
             module,
         )
-        if searches_along_lines(factory) and estimator.batch_size != "full":
-            raise ValueError(
-                f"optimizer {estimator.optimizer!r} needs batch_size='full', got "
-                f"batch_size={estimator.batch_size!r}: it compares losses along a "
-                "line, which are of all rows or of little use."
-            )
+        check_batch_size(factory, estimator.optimizer, estimator.batch_size)
         learnable = [p for p in module.parameters() if p.requires_grad]
         return factory(learnable, lr=lr, **params)
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sklearn_cfll import _iv_defaults as defaults
 from sklearn_cfll._iv_steps import Compute, Steps
-from sklearn_cfll.optimizers import SCHEDULES, has_learnable_parameters
+from sklearn_cfll.optimizers import has_learnable_parameters
 from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
+from sklearn_cfll.schedules import rate_factor
 from sklearn_cfll.stepping import (
     clear_gradients,
     refuse_inference_mode,
@@ -58,7 +59,7 @@ class IVTraining:
         verbose: int,
     ) -> None:
         self.steps, self.trainee, self.verbose = steps, steps.trainee, verbose
-        self.factor = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        self.schedule = schedule
         self.n_epochs, self.n_steps = n_epochs, n_epochs * steps.n_steps()
         self.optimizers = {
             kind: make_optimizer(module)
@@ -147,7 +148,8 @@ class IVTraining:
     def _rate_at(self, progress: float) -> float:
         warm = min(defaults.WARM_UP_STEPS, self.n_steps // 4)
         rise = min(1.0, (self.step + 1) / warm) if warm else 1.0
-        return rise * (1.0 if self.factor is None else float(self.factor(progress)))
+        factor = rate_factor(self.schedule, progress)
+        return rise if factor is None else rise * float(factor)
 
     # History --------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sklearn_cfll.optimizers import OPTIMIZERS, SCHEDULES
+from sklearn_cfll.optimizers import OPTIMIZERS
+from sklearn_cfll.schedules import SCHEDULES
 
 
 class HoldsBackbones(BaseEstimator):

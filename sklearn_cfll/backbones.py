@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -238,6 +239,15 @@ class ModuleBackbone(Backbone):
         return copy.deepcopy(self.module)
 
 
+def describe(backbone: Any) -> str:
+    """Name of what a backbone builds or copies, or of its class."""
+    if isinstance(backbone, ModuleBackbone):
+        return type(backbone.module).__name__
+    return name_of(getattr(backbone, "factory", backbone))
+
+
 def name_of(factory: Any) -> str:
-    """Name of a class or function, or of an object's class."""
+    """Name of a class or a function, or of an object's class."""
+    if isinstance(factory, functools.partial):
+        return f"partial({name_of(factory.func)}, ...)"
     return getattr(factory, "__name__", type(factory).__name__)

@@ -1,10 +1,9 @@
-"""Optimizers by name, with the rate that suits each, and rate schedules."""
+"""Optimizers by name, with the rate that suits each."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -241,6 +240,24 @@ def searches_along_lines(optimizer: Any) -> bool:
     return isinstance(optimizer, torch.optim.LBFGS)
 
 
+def check_batch_size(factory: Any, optimizer: Any, batch_size: int | str) -> None:
+    """Refuse batches of some rows for an optimizer that needs all of them.
+
+    Parameters
+    ----------
+    factory : callable
+    optimizer : str or callable
+        As the user gave it.
+    batch_size : int or str
+    """
+    if searches_along_lines(factory) and batch_size != "full":
+        raise ValueError(
+            f"optimizer {optimizer!r} needs batch_size='full', got "
+            f"batch_size={batch_size!r}: it compares losses along a line, which are of "
+            "all rows or of little use."
+        )
+
+
 def accepts(function: Callable[..., Any], name: str) -> bool:
     """Whether a function, or what makes an optimizer, takes an argument of a name."""
     try:
@@ -248,29 +265,6 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
     except ValueError:
         return True
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in signature)
-
-
-def cosine(progress: float) -> float:
-    """Fall from one to zero along half a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def linear(progress: float) -> float:
-    """Fall from one to zero in a straight line."""
-    return 1 - progress
-
-
-def cooldown(progress: float) -> float:
-    """Stay at one for the first half, then fall to zero in a straight line."""
-    return min(1.0, 2 * (1 - progress))
-
-
-SCHEDULES: dict[str, Callable[[float], float] | None] = {
-    "cooldown": cooldown,
-    "cosine": cosine,
-    "linear": linear,
-    "constant": None,
-}
 
 
 def has_learnable_parameters(module: nn.Module) -> bool:

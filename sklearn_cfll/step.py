@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
-from sklearn_cfll.optimizers import SCHEDULES
+from sklearn_cfll.schedules import rate_factor
 from sklearn_cfll.stepping import clear_gradients
 
 
@@ -195,16 +194,9 @@ class TrainingStep(TrainingLoop):
         self.head_update_ = copy.deepcopy(update)
 
     def _set_rates(self, progress: float) -> None:
-        schedule: Any = self.lr_schedule
-        schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-        if schedule is None:
+        factor = rate_factor(self.lr_schedule, progress)
+        if factor is None:
             return
-        factor = schedule(progress)
-        if not math.isfinite(factor):
-            raise ValueError(
-                f"lr_schedule gave {factor} at the progress {progress:.3g}; it must "
-                "give a finite factor of the rate for each progress in [0, 1)."
-            )
         for group, rate in zip(self.optimizer_.param_groups, self.rates_, strict=True):
             if rate is not None:
                 group["lr"] = rate * factor

@@ -46,6 +46,7 @@ ORDER = [
     "small_mlp",
     "losses",
     "optimizers",
+    "schedules",
     "stepping",
     "callbacks",
     "recovery",

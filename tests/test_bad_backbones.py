@@ -1,6 +1,7 @@
 """Backbones that can't be used: what is said, and that the last fit stays whole."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -204,6 +205,21 @@ NOT_BUILT = [
         r"backbone needy could not be built: needy\(\) missing .*; pass what it needs: "
         r"TorchBackbone\(needy, h=\.\.\., act=\.\.\.\)\.",
         params={"backbone": TorchBackbone(needy, width=3)},
+    ),
+    case(
+        "missing arguments of a partial function",
+        ValueError,
+        r"backbone partial\(needy, \.\.\.\) could not be built: needy\(\) missing .*; "
+        r"pass what it needs: TorchBackbone\(partial\(needy, \.\.\.\), h=\.\.\.\)\.",
+        params={"backbone": TorchBackbone(partial(needy, width=3, act=nn.Tanh))},
+    ),
+    case(
+        "a partial function by itself",
+        TypeError,
+        NOT_A_BACKBONE.format(
+            r"functools\.partial\(.*\)", WRAP.format(r"partial\(network, \.\.\.\)")
+        ),
+        params={"backbone": partial(network, width=3)},
     ),
     case(
         "a module in place of its class",

@@ -24,6 +24,16 @@ def case(name, message, /, *, error=ValueError, endogenous=(0,), **changed):
     return pytest.param(endogenous, changed, error, message, id=name)
 
 
+class Casts(nn.Linear):
+    """Takes its input in float32, whatever it is given."""
+
+    def __init__(self, in_features):
+        super().__init__(in_features, 4)
+
+    def forward(self, X):
+        return super().forward(X.float())
+
+
 CASES = [
     case(
         "no instruments",
@@ -240,6 +250,19 @@ def test_a_fit_that_fails_leaves_the_last_one_whole():
             {"optimizer": "lbfgs"},
             ValueError,
             r"optimizer 'lbfgs' needs batch_size='full', got batch_size='auto': .*",
+        ),
+        (
+            {"lr_schedule": lambda progress: float("nan")},
+            ValueError,
+            r"lr_schedule gave nan at the progress 0; it must give a finite factor of "
+            r"the rate for each progress in \[0, 1\)\.",
+        ),
+        (
+            {"instrument_backbone": Casts(3)},
+            ValueError,
+            r"instrument_backbone Casts raised RuntimeError for columns of shape "
+            r"\(2, 3\): .*; tables of up to 299 rows are trained in float64: set "
+            r"dtype='float32', or let the backbone take the dtype of X\.",
         ),
         (
             {"validation_fraction": 0.001},
