@@ -107,7 +107,8 @@ def load(
     """Read an estimator that :func:`save` wrote.
 
     No code of the file's own is run, and nothing is imported but from this package,
-    the classes of ``torch.nn`` and ``torch.optim``, and what the user names.
+    the classes of ``torch.nn`` and ``torch.optim``, the functions of
+    ``torch.nn.functional``, and what the user names.
 
     Parameters
     ----------
@@ -131,7 +132,8 @@ def load(
     Returns
     -------
     estimator : CFLLRegressor, CFLLClassifier or CFLLIVRegressor
-        Its predictions on the same kind of device are the same to the bit.
+        Its predictions on the same kind of device are the same to the bit. A ``net_``
+        has the usual settings of a training, not those of the fit.
 
     Raises
     ------
