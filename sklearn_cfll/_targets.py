@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import r2_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from sklearn_cfll.one_hot import OneHot
@@ -241,8 +241,11 @@ class ClassTargets:
         return self.classes[self.index(predictions)]
 
     def score(self, predictions: Any, y: Any, weight: Any) -> float:
-        """Accuracy of decoded predictions."""
-        return float(accuracy_score(y, predictions, sample_weight=weight))
+        """Accuracy of decoded predictions.
+
+        Of labels that have been checked, without the time that scikit-learn's takes to.
+        """
+        return float(np.average(predictions == y, weights=weight))
 
 
 def weights_of_classes(
