@@ -231,7 +231,7 @@ def test_a_partial_function_of_a_module_comes_back(table, path):
 @pytest.mark.parametrize(
     ("activation", "trusted"),
     [("gelu", []), (nn.functional.softplus, []), (torch.tanh, ["torch"])],
-    ids=str,
+    ids=["gelu", "softplus", "tanh"],
 )
 def test_functions_of_torch_that_are_built_in_come_back(
     table, path, activation, trusted
