@@ -18,6 +18,16 @@ from sklearn_cfll.network import Network
 
 _LAZY_HOOKS = ("_load_hook", "_initialize_hook")
 
+# What net_params may hold of the net's own.
+_OF_THE_NET = (
+    "head_update",
+    "output_weight",
+    "objective",
+    "batch_transform",
+    "iterator_train",
+    "iterator_valid",
+)
+
 
 class ModuleWriter(Writer):
     """Writes modules, too: the classes by name, their attributes and tensors."""
@@ -189,19 +199,21 @@ def net_of(estimator: Any, network: Network) -> CFLLNet:
     Returns
     -------
     net : CFLLNet
-        With what predictions and further solves need. The settings of the training are
-        the usual ones: the estimator's own may be others than in the fit by now.
+        With what predictions and further solves need, and what ``net_params`` has of
+        the net's own. Other settings of the training are the usual ones: the
+        estimator's may be others than in the fit by now, and not suit it.
     """
     n_features, n_outputs = network.head.weight.shape
-    output_weight = estimator._output_weight
-    if output_weight is None:
-        output_weight = (estimator.net_params or {}).get("output_weight")
+    given = estimator.net_params or {}
+    own = {name: given[name] for name in _OF_THE_NET if name in given}
+    if estimator._output_weight is not None:
+        own["output_weight"] = estimator._output_weight
     net = CFLLNet(
         network.eval(),
         n_features=n_features,
         n_outputs=n_outputs,
-        output_weight=output_weight,
         decode=estimator._targets.decode,
+        **own,
     ).initialize()
     net.history = copy.copy(estimator.history_)
     net.release()

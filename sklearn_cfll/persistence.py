@@ -132,8 +132,8 @@ def load(
     Returns
     -------
     estimator : CFLLRegressor, CFLLClassifier or CFLLIVRegressor
-        Its predictions on the same kind of device are the same to the bit. A ``net_``
-        has the usual settings of a training, not those of the fit.
+        Its predictions on the same kind of device are the same to the bit. Its
+        ``net_`` has the usual settings of a training, but for those of ``net_params``.
 
     Raises
     ------

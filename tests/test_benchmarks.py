@@ -389,8 +389,8 @@ def test_solve_precision_tells_the_errors_of_each_scheme(tmp_path):
     rows = re.findall(
         r"^ *([\d.]+) +([\d.]+) " + 3 * r" +(\d\.\de-\d\d)" + "$", worst, re.M
     )
-    # All of four values of prox and three of alpha, but for no penalty at all.
-    assert len(rows) == 11
+    # All of five values of prox and three of alpha, but for no penalty at all.
+    assert len(rows) == 14
     for prox, _, *errors in rows:
         float32, mixed, float64 = map(float, errors)
         if float(prox) >= 0.1:
