@@ -40,6 +40,9 @@ class BaseCFLL(Predicting):
     A subclass reads and encodes targets, and decodes predictions.
     """
 
+    # Of the rate that ``lr`` gives; a chunk of a stream has less, whoever schedules it.
+    _rate_factor = 1.0
+
     # Fitting --------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -64,8 +64,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "valid_score": None if held_out is None else valid_score(estimator, problem),
         "decode": estimator._targets.decode,
         "optimizer": factory,
-        # Of a stream's chunk, whoever schedules the rate.
-        "lr": lr * vars(estimator).get("_rate_factor", 1.0),
+        "lr": lr * estimator._rate_factor,
         "max_epochs": problem.max_epochs,
         "batch_size": batches.batch_size,
         "train_split": None if held_out is None else predefined_split(held_out),

@@ -14,7 +14,11 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sklearn_cfll._logits import LinearLogits, fit_blend, left_out
 from sklearn_cfll._problem import Problem
-from sklearn_cfll._score_factor import curvature_of, moved_factor
+from sklearn_cfll._score_factor import (
+    curvature_of,
+    moved_factor,
+    typical_curvature,
+)
 from sklearn_cfll._stream import stream
 from sklearn_cfll._streaming import Streaming
 from sklearn_cfll._sums import faded
@@ -193,7 +197,7 @@ class ClassStreaming(Streaming):
             left = float(self.forgetting) ** len(rows[0])
             curvature = before.curvature / unit
             if not curvature:  # after fit, which did not say
-                typical = curvature_of(before.factor, rows[0], rows[2], typical=True)
+                typical = typical_curvature(before.factor, rows[0], rows[2])
                 curvature = before.weight / unit * typical
             curvature *= left
             factor = moved_factor(before.factor, curvature, *rows, bounds=_FACTORS)

@@ -47,9 +47,7 @@ def moved_factor(
     return float(factor * np.exp(found.x))
 
 
-def curvature_of(
-    factor: float, scores: NDArray[Any], weight: NDArray[Any], *, typical: bool = False
-) -> float:
+def curvature_of(factor: float, scores: NDArray[Any], weight: NDArray[Any]) -> float:
     """Second derivative of rows' log loss by the logarithm of their scores' factor.
 
     It is the expected one: the variance of each row's logits over the classes.
@@ -58,18 +56,30 @@ def curvature_of(
     ----------
     factor : float
     scores, weight : arrays of shape (n, k) and (n,)
-    typical : bool, default=False
-        Whether to give it for a row, the mean over these and one to which all classes
-        are alike, which makes too much of it where the rows are few.
+
+    Returns
+    -------
+    curvature : float
     """
     logits = factor * both_sides(scores)
+    return float(weight @ _variances(logits, softmax(logits, axis=1)))
 
-    def variance(share: NDArray[Any]) -> float:
-        mean = (share * logits).sum(1, keepdims=True)
-        return float(weight @ (share * (logits - mean) ** 2).sum(1))
 
-    own = variance(softmax(logits, axis=1))
-    if not typical:
-        return own
-    even = variance(np.full_like(logits, 1 / logits.shape[1])) / weight.sum()
-    return (own + even) / (weight.sum() + 1)
+def typical_curvature(
+    factor: float, scores: NDArray[Any], weight: NDArray[Any]
+) -> float:
+    """Curvature of one row like these, which is taken for too large where they are few.
+
+    The mean over the rows and one more, to which all classes are alike.
+    """
+    logits = factor * both_sides(scores)
+    even = weight @ _variances(logits, np.full_like(logits, 1 / logits.shape[1]))
+    own = curvature_of(factor, scores, weight)
+    return float((own + even / weight.sum()) / (weight.sum() + 1))
+
+
+def _variances(logits: NDArray[Any], share: NDArray[Any]) -> NDArray[Any]:
+    """Variance (n,) of logits over the classes, which have shares."""
+    mean = (share * logits).sum(1, keepdims=True)
+    variances: NDArray[Any] = (share * (logits - mean) ** 2).sum(1)
+    return variances

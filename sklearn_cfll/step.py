@@ -116,8 +116,9 @@ class TrainingStep(TrainingLoop):
     def _features_of(self, batch: Batch) -> Tensor:
         """Run the backbone; one with BatchNorm can't take a single row."""
         X = batch[0]["X"]
-        # Networks that write to their input get copies, since a step may take the
-        # features of a batch several times. The first batch that is written to tells.
+        # Networks that write to their input get copies: a full batch is the user's own
+        # rows, and a step may take the features of a batch several times. The first
+        # batch, a copy for all, tells of most; what writes later is noticed then.
         if isinstance(X, Tensor) and self.writes_ is not False:
             X = X.clone()
         version = _version_of(X)
