@@ -97,7 +97,9 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
                 except Exception as error:
                     refuse_other_shape(self, X, error)
                     raise
-                output = features
+                # NumPy has no bfloat16, and float16 is too coarse for predictions.
+                wide = torch.promote_types(features.dtype, torch.float32)
+                output = features = features.to(wide)
                 if weight is not None and bias is not None:
                     weight, bias = weight.to(features), bias.to(features)
                     output = nn.functional.linear(features, weight, bias)
