@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -74,6 +74,19 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     return module._apply(moved)
+
+
+@contextmanager
+def own_precision(device: torch.device) -> Iterator[None]:
+    """Compute as precisely as the tensors are, whatever autocast is on around a call.
+
+    It would also keep the weights as it has cast them once, for all of a training.
+    """
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

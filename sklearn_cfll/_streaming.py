@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._build import build_net
 from sklearn_cfll._conformal import ConformalScores
-from sklearn_cfll._device import lapack_on_one_thread, seeded
+from sklearn_cfll._device import lapack_on_one_thread, own_precision, seeded
 from sklearn_cfll._final import (
     ALPHA_PATH,
     as_parameter,
@@ -111,8 +111,9 @@ class Streaming(BaseCFLL):
             self._look_at_scales(train, first)
             view = as_streaming(self, len(train), first)
             problem = state_problem(view, train, None)
-            before = None if first else self._before(problem)
-            with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):
+            seed, device = problem.seed, problem.batches.device
+            with lapack_on_one_thread(), own_precision(device), seeded(seed, device):
+                before = None if first else self._before(problem)
                 net, stepped = self._advance(view, problem, first)
                 with naming_features(net, problem):
                     path = self._merge_head(net, problem, stepped)
@@ -272,7 +273,8 @@ class Streaming(BaseCFLL):
             problem = state_problem(self._as_trained(), train, None)
             net = with_new_head(self.net_, self.backbone_)
             before = self._before(None)
-            rows = in_user_units(training_moments(net, problem.batches), problem)
+            with own_precision(problem.batches.device):
+                rows = in_user_units(training_moments(net, problem.batches), problem)
             rest = remove(self._sums.moments, rows)
             if rest is None:
                 raise ValueError(

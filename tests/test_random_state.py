@@ -11,6 +11,7 @@ import threadpoolctl
 import torch
 from numpy.testing import assert_array_equal
 from skorch.callbacks import EpochScoring
+from small_instruments import small
 from small_models import classifier, regressor
 from torch import nn
 
@@ -196,6 +197,48 @@ def test_fit_leaves_the_settings_of_torch_as_they_were(rows):
     before = settings()
     regressor(max_epochs=1, dtype="float64").fit(*rows)
     assert settings() == before
+
+
+def of_regressor(X, y):
+    """Compute by each of a regressor's ways through the backbone."""
+    model = regressor(MLP(width=8), dtype="float32", max_epochs=2)
+    model.fit(X, y, X_val=X[:20], y_val=y[:20])
+    yield from model.predict(X, return_std=True)
+    yield from (model.transform(X), model.refit_head(X, -y).predict(X))
+    model.partial_fit(X[:40], y[:40])
+    yield model.predict(X)
+    yield model.forget(X[:40], y[:40]).predict(X)
+    stream = regressor(MLP(width=8), dtype="float32", stream_epochs=1)
+    for half in (slice(90), slice(90, None)):
+        stream.partial_fit(X[half], y[half])
+    yield from (stream.predict(X), stream.noise_)
+
+
+def of_classifier(X, y):
+    model = classifier(MLP(width=8), dtype="float32", max_epochs=2).fit(X, y)
+    yield model.decision_function(X)
+    yield model.partial_fit(X[:40], y[:40]).decision_function(X)
+
+
+def of_instruments(X, y):
+    model = small(dtype="float32", max_epochs=2)
+    model.fit(X[:, :1], y, instruments=X[:, 1:])
+    yield from model.predict(X[:, :1], return_std=True)
+    yield model.transform(X[:, :1])
+    yield model.score(X[:, :1], y, instruments=X[:, 1:])
+    found = model.diagnose(X[:, :1], y, instruments=X[:, 1:])
+    yield from (found["cragg_donald"], model.diagnostics_["cragg_donald"])
+
+
+@pytest.mark.filterwarnings("ignore:the instruments are weak")
+@pytest.mark.parametrize(
+    "computed", [of_regressor, of_classifier, of_instruments], ids=lambda f: f.__name__
+)
+def test_autocast_around_all_calls_makes_no_difference(rows, computed):
+    expected = list(computed(*rows))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(computed(*rows), expected)
+        assert torch.is_autocast_enabled("cpu")
 
 
 # Threads ------------------------------------------------------------------------
