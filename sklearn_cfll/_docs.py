@@ -72,7 +72,8 @@ n_iter_no_change : int, default=10
 tol : float, default=1e-4
     Least change of the held-out loss (or of ``scoring``) that is an improvement.
 scoring : str or callable, default=None
-    Scorer of scikit-learn that early stopping watches, in place of the loss.
+    Scorer of scikit-learn that early stopping watches, in place of the loss. It must
+    be able to score the held-out rows: not-a-number in the first epoch is an error.
 dtype : {"auto", "float32", "float64"}, default="auto"
     Precision of the backbone. "auto" is float64 for tables of up to 300 rows, where
     it costs little. The head is kept in float64, and its last solve is in float64; in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,7 @@ def valid_score(estimator: Any, problem: Problem) -> Score:
         return own_score
     scorer = _checked_scorer(estimator, y, weight)
     X = rows.chosen(rows.X)
+    scored = False
 
     def score(net: CFLLNet, predictions: Tensor) -> float:
         checked(predictions)
@@ -52,7 +54,13 @@ def valid_score(estimator: Any, problem: Problem) -> Score:
         view = copy.copy(estimator)
         view._adopt(net, problem.batches.input_dtype)
         vars(view).pop("feature_names_in_", None)
-        return _scored(scorer, view, X, y, weight)
+        nonlocal scored
+        value = _scored(scorer, view, X, y, weight)
+        if not scored and math.isnan(value):
+            # Otherwise no epoch would be the best one, and patience would run out.
+            raise ValueError(_unscored(estimator, len(X), "it gave not-a-number"))
+        scored = True
+        return value
 
     return score
 
@@ -80,15 +88,28 @@ def _scored(scorer: Any, estimator: Any, X: Any, y: Any, weight: Any) -> float:
     """Score held-out rows by the user's ``scoring``."""
     kwargs = {} if weight is None else {"sample_weight": weight}
     try:
-        return float(scorer(estimator, X, y, **kwargs))
+        value = scorer(estimator, X, y, **kwargs)
     except ValueError as error:
-        cure = "choose a scorer that takes such targets and predictions, or"
-        if is_classifier(estimator):
-            cure = (
-                "hold out rows that it can score, with each class among them (X_val, "
-                "or a larger validation_fraction), or"
-            )
-        raise ValueError(
-            f"scoring={estimator.scoring!r} failed on the {len(X)} held-out rows: "
-            f"{str(error).rstrip('.')}; {cure} set scoring=None."
+        said = str(error).rstrip(".")
+        raise ValueError(_unscored(estimator, len(X), said)) from error
+    try:
+        return float(value)
+    except TypeError as error:
+        raise TypeError(
+            f"scoring={estimator.scoring!r} gave a {type(value).__name__}; it must "
+            "give one number, the larger the better."
         ) from error
+
+
+def _unscored(estimator: Any, n_rows: int, reason: str) -> str:
+    """Say that held-out rows can't be scored, and what to do."""
+    cure = "choose a scorer that takes such targets and predictions, or"
+    if is_classifier(estimator):
+        cure = (
+            "hold out rows that it can score, with each class among them (X_val, "
+            "or a larger validation_fraction), or"
+        )
+    return (
+        f"scoring={estimator.scoring!r} failed on the {n_rows} held-out rows: "
+        f"{reason}; {cure} set scoring=None."
+    )

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from refusals import (
     LABELS,
     MISSING,
@@ -206,6 +207,36 @@ def test_scoring_that_fails_on_numbers_speaks_of_no_classes():
     )
     params = {"scoring": "neg_mean_squared_log_error", "early_stopping": True}
     assert_refused(regressor, params, {}, ValueError, message)
+
+
+@pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
+def test_scoring_that_gives_not_a_number_is_an_error_before_any_epoch_is_chosen():
+    message = (
+        r"scoring='r2' failed on the 1 held-out rows: it gave not-a-number; choose a "
+        r"scorer that takes such targets and predictions, or set scoring=None\."
+    )
+    held_out = {"X_val": X[:1], "y_val": Y[:1]}
+    assert_refused(regressor, {"scoring": "r2"}, held_out, ValueError, message)
+
+
+def test_scoring_may_give_not_a_number_once_an_epoch_has_a_score():
+    numbers = iter([1.0, np.nan, 2.0, 0.0])
+    model = regressor(scoring=lambda *args: next(numbers), max_epochs=4)
+    model.fit(X, Y, X_val=X, y_val=Y)
+    assert_array_equal(model.history_[:, "valid_score"], [1.0, np.nan, 2.0, 0.0])
+
+
+def several(estimator, X, y):
+    return {"r2": 1.0}
+
+
+def test_scoring_that_gives_no_number_is_named():
+    params = {"scoring": several, "early_stopping": True}
+    message = (
+        r"scoring=<function several at \w+> gave a dict; it must give one number, the "
+        r"larger the better\."
+    )
+    assert_refused(regressor, params, {}, TypeError, message)
 
 
 def always_one(estimator, X, y):
