@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -277,3 +277,21 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
             return np.hstack([expit(-logits), expit(logits)])
         probabilities: NDArray[np.float64] = softmax(logits, axis=1)
         return probabilities
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Predict logarithms of the classes' probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        logarithms : array of shape (n_samples, n_classes)
+            Of what :meth:`predict_proba` gives, finite where it rounds to zero.
+        """
+        logits = self._raw_predictions(X)
+        if logits.shape[1] == 1:
+            return np.hstack([log_expit(-logits), log_expit(logits)])
+        logarithms: NDArray[np.float64] = log_softmax(logits, axis=1)
+        return logarithms

@@ -22,10 +22,8 @@ from sklearn_cfll import MLP, CFLLRegressor
 
 METHODS = [
     *[(regressor, name) for name in ["predict", "transform"]],
-    *[
-        (classifier, name)
-        for name in ["predict", "predict_proba", "decision_function", "transform"]
-    ],
+    *[(classifier, name) for name in ["predict", "decision_function", "transform"]],
+    *[(classifier, name) for name in ["predict_proba", "predict_log_proba"]],
 ]
 
 

@@ -179,13 +179,16 @@ def test_calibration_by_cross_validation(cells, method):
     assert log_loss(y[300:], model.predict_proba(X[300:])) < 0.2
 
 
-@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "predict_log_proba", "decision_function"]
+)
 def test_cross_val_predict(method):
     X, y = load_wine(return_X_y=True)
     outcome = cross_val_predict(classifier(max_epochs=30), X, y, cv=3, method=method)
     labels = outcome if method == "predict" else outcome.argmax(1)
     assert accuracy_score(y, labels) > 0.95
-    if method == "predict_proba":
+    if "proba" in method:
+        outcome = np.exp(outcome) if "log" in method else outcome
         np.testing.assert_allclose(outcome.sum(1), 1)
 
 

@@ -148,6 +148,22 @@ def test_probabilities_are_those_of_the_logits(fresh_rows, n_classes):
     odds = np.exp(logits)
     expected = odds / odds.sum(1, keepdims=True)
     assert_allclose(model.predict_proba(X), expected, rtol=1e-12)
+    assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_logarithms_of_probabilities_that_round_to_zero_are_finite(
+    fresh_rows, n_classes
+):
+    X, y = fresh_rows
+    model = classifier(max_epochs=2).fit(X, np.digitize(y, range(n_classes - 1)))
+    model.coef_, model.intercept_ = 1e4 * model.coef_, 1e4 * model.intercept_
+    logits = model.decision_function(X).reshape(len(X), -1)
+    if n_classes == 2:
+        logits = np.hstack([0 * logits, logits])
+    assert model.predict_proba(X).min() == 0
+    expected = logits - logits.max(1, keepdims=True)
+    assert_allclose(model.predict_log_proba(X), expected, atol=1)
 
 
 def test_chunks_do_not_change_predictions(fitted, fresh_rows, monkeypatch):
