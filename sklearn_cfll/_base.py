@@ -15,7 +15,7 @@ from sklearn.base import (
 from torch import Tensor
 
 from sklearn_cfll._build import build_net
-from sklearn_cfll._device import lapack_on_one_thread, own_precision, seeded
+from sklearn_cfll._device import lapack_on_one_thread, own_settings, seeded
 from sklearn_cfll._final import described_path, solve_head
 from sklearn_cfll._predicting import Predicting
 from sklearn_cfll._problem import Problem, state_problem
@@ -94,7 +94,7 @@ class BaseCFLL(Predicting):
             interrupted (Ctrl-C), which leaves a fitted estimator, and where the
             backbone's features don't vary.
         """
-        with all_or_nothing(self), naming_weights(sample_weight):
+        with all_or_nothing(self), naming_weights(sample_weight), own_settings():
             again = self.warm_start and hasattr(self, "net_")
             if again:
                 refuse_changed_network(self)
@@ -107,7 +107,7 @@ class BaseCFLL(Predicting):
                 self._learn_targets(train.chosen(train.y), train.chosen(train.weight))
             problem = state_problem(self, train, held_out)
             device = problem.batches.device
-            with lapack_on_one_thread(), own_precision(device):
+            with lapack_on_one_thread():
                 with seeded(problem.seed, device):
                     net = build_net(self, problem, self.net_.module_ if again else None)
                     with naming_features(net, problem):

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
+
+# Kinds of devices on which torch may cast by itself.
+_CASTING = [k for k in ("cpu", "cuda", "mps", "xpu") if is_autocast_available(k)]
 
 # Process-wide, since torch's generators are: two fits in threads would otherwise
 # draw from each other's.
@@ -77,15 +81,18 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
 
 
 @contextmanager
-def own_precision(device: torch.device) -> Iterator[None]:
-    """Compute as precisely as the tensors are, whatever autocast is on around a call.
+def own_settings() -> Iterator[None]:
+    """Compute as the estimator says, whatever torch's settings are around a call.
 
-    It would also keep the weights as it has cast them once, for all of a training.
+    They are autocast, which would also keep the weights as it has cast them once, for
+    all of a training, and the default device.
     """
     with ExitStack() as stack:
-        for kind in {"cpu", device.type}:
+        for kind in _CASTING:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         yield
 
 

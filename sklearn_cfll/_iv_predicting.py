@@ -14,7 +14,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklearn_cfll._device import device_or_cpu, own_precision
+from sklearn_cfll._device import device_or_cpu, own_settings
 from sklearn_cfll._iv_columns import Columns
 from sklearn_cfll._iv_instruments import read_instruments_again, warn_of_other_rows
 from sklearn_cfll._iv_network import IVEnsemble
@@ -73,6 +73,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
             rows = stage_rows(ensemble.scales, tables, self._dtype)
             yield torch.stack([network.structural(rows) for network in networks])
 
+    @own_settings()
     def _structural(
         self, treatment: NDArray[Any], exogenous: NDArray[Any], with_deviation: bool
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -80,19 +81,19 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         covariance = HeadCovariance(self._head_mean, self._head_covariance)
         networks = self.network_.networks
         outputs, deviations = [], []
-        with own_precision(self._head_mean.device):
-            for features in self._in_chunks(treatment, exogenous):
-                pairs = zip(networks, features, strict=True)
-                own = torch.stack([network.second(part) for network, part in pairs])
-                outputs.append(own.mean(0).cpu().numpy())
-                if with_deviation:
-                    deviations.append(covariance.deviation(features).cpu().numpy())
+        for features in self._in_chunks(treatment, exogenous):
+            pairs = zip(networks, features, strict=True)
+            own = torch.stack([network.second(part) for network, part in pairs])
+            outputs.append(own.mean(0).cpu().numpy())
+            if with_deviation:
+                deviations.append(covariance.deviation(features).cpu().numpy())
         f = self._targets.decode(np.concatenate(outputs).astype(np.float64))
         refuse_not_finite(f)
         if not with_deviation:
             return f, None
         return f, np.concatenate(deviations) * float(self._targets.scale[0])
 
+    @own_settings()
     def transform(self, X: Any) -> NDArray[Any]:
         """Compute stage 2's features, at the actual treatment.
 
@@ -108,11 +109,10 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         """
         treatment, exogenous = self._read_columns(X)
         chosen = slice(0, 1 if self._is_linear else None)
-        with own_precision(self._head_mean.device):
-            parts = [
-                part[chosen].transpose(0, 1).flatten(1).cpu().numpy()
-                for part in self._in_chunks(treatment, exogenous)
-            ]
+        parts = [
+            part[chosen].transpose(0, 1).flatten(1).cpu().numpy()
+            for part in self._in_chunks(treatment, exogenous)
+        ]
         shift, unit = self._feature_units()
         return np.concatenate(parts) * unit + shift
 
@@ -120,6 +120,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
     def _n_features_out(self) -> int:
         return len(self.coef_)
 
+    @own_settings()
     @torch.inference_mode()
     def _projected_score(
         self, X: Any, y: Any, f: Any, instruments: Any, weight: Any
@@ -134,8 +135,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
         sums = [torch.zeros(2, dtype=torch.float64)]
         for network in self.network_.eval().networks:
             numbers = len(network.first.weight)
-            with own_precision(self._head_mean.device):
-                parts = [network.of_instruments(p) for p in rows.chunks(numbers)]
+            parts = [network.of_instruments(p) for p in rows.chunks(numbers)]
             features = torch.cat(parts).cpu()
             refuse_few_rows(*features.shape)
             sums.append(projected_sums(residuals, centred, features, own))

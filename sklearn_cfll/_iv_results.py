@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cfll import _iv_defaults as defaults
-from sklearn_cfll._device import own_precision
+from sklearn_cfll._device import own_settings
 from sklearn_cfll._iv_diagnostics import (
     diagnose,
     unexplained_shares,
@@ -151,6 +151,7 @@ class IVResults(IVPredicting):
         found["non_iv_difference"] *= float(self._targets.scale[0])
         return {"rows": kind, "n_rows": len(rows), **found}
 
+    @own_settings()
     def diagnose(
         self, X: Any, y: Any, *, instruments: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
@@ -192,9 +193,8 @@ class IVResults(IVPredicting):
         rows = rows.evenly(defaults.DIAGNOSTIC_ROWS)
         ensemble = self.network_.eval()
         generator = torch.Generator().manual_seed(0)
-        with own_precision(self._head_mean.device):
-            predictions = mean_predictions(ensemble, rows, generator)
-            return self._diagnosed(ensemble, rows, predictions, "further")
+        predictions = mean_predictions(ensemble, rows, generator)
+        return self._diagnosed(ensemble, rows, predictions, "further")
 
     def summary(self) -> str:
         """Describe the fit: columns, coefficients where it is linear, diagnostics.

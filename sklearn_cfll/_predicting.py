@@ -12,7 +12,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_cfll._device import device_or_cpu, own_precision
+from sklearn_cfll._device import device_or_cpu, own_settings
 from sklearn_cfll._grids import refuse_other_shape
 from sklearn_cfll._numbers import refuse_not_finite
 from sklearn_cfll._parameters import Parameters
@@ -88,7 +88,7 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         points = source[0].numel() if self._targets.n_grid_axes else 1
         numbers = max(points * sum(head.shape), numbers_in(source.shape[1:]))
         outputs = []
-        with torch.inference_mode(), own_precision(device):
+        with torch.inference_mode(), own_settings():
             for rows in chunk_slices(len(source), numbers, device):
                 try:
                     # A copy: a network may write to its input, which is the user's.

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._build import build_net
 from sklearn_cfll._conformal import ConformalScores
-from sklearn_cfll._device import lapack_on_one_thread, own_precision, seeded
+from sklearn_cfll._device import lapack_on_one_thread, own_settings, seeded
 from sklearn_cfll._final import (
     ALPHA_PATH,
     as_parameter,
@@ -98,7 +98,7 @@ class Streaming(BaseCFLL):
             raise ValueError(
                 "partial_fit holds out no rows; set early_stopping='auto' or False."
             )
-        with all_or_nothing(self), naming_weights(sample_weight):
+        with all_or_nothing(self), naming_weights(sample_weight), own_settings():
             first = not hasattr(self, "net_")
             if first:
                 settle_terms(self)
@@ -111,9 +111,8 @@ class Streaming(BaseCFLL):
             self._look_at_scales(train, first)
             view = as_streaming(self, len(train), first)
             problem = state_problem(view, train, None)
-            seed, device = problem.seed, problem.batches.device
-            with lapack_on_one_thread(), own_precision(device), seeded(seed, device):
-                before = None if first else self._before(problem)
+            before = None if first else self._before(problem)
+            with lapack_on_one_thread(), seeded(problem.seed, problem.batches.device):
                 net, stepped = self._advance(view, problem, first)
                 with naming_features(net, problem):
                     path = self._merge_head(net, problem, stepped)
@@ -267,14 +266,13 @@ class Streaming(BaseCFLL):
                 f"the estimator {cause} since rows went in, which can't be removed "
                 f"exactly any more; stream with {cure}."
             )
-        with all_or_nothing(self):
+        with all_or_nothing(self), own_settings():
             refuse_changed_terms(self)
             train = read_rows(self, X, y, sample_weight, reset=False)
             problem = state_problem(self._as_trained(), train, None)
             net = with_new_head(self.net_, self.backbone_)
             before = self._before(None)
-            with own_precision(problem.batches.device):
-                rows = in_user_units(training_moments(net, problem.batches), problem)
+            rows = in_user_units(training_moments(net, problem.batches), problem)
             rest = remove(self._sums.moments, rows)
             if rest is None:
                 raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_cfll._base import BaseCFLL
-from sklearn_cfll._device import lapack_on_one_thread, own_precision
+from sklearn_cfll._device import lapack_on_one_thread, own_settings
 from sklearn_cfll._grids import refuse_on_grid
 from sklearn_cfll._problem import state_problem
 from sklearn_cfll._stream import naming_features
@@ -24,6 +24,7 @@ from sklearn_cfll.network import Network
 class Transfer(BaseCFLL):
     """Solves further heads on the backbone that was trained."""
 
+    @own_settings()
     def refit_head(
         self,
         X: Any,
@@ -71,11 +72,7 @@ class Transfer(BaseCFLL):
         n_outputs = problem.batches.encoded.shape[-1]
         net = with_new_head(self.net_, copy.deepcopy(self.backbone_), n_outputs)
         net.output_weight, net.decode = new._output_weight, new._targets.decode
-        with (
-            lapack_on_one_thread(),
-            own_precision(problem.batches.device),
-            naming_features(net, problem),
-        ):
+        with lapack_on_one_thread(), naming_features(net, problem):
             path = new._solve(net, problem)
             new._adopt(net, problem.batches.input_dtype)
             new._publish(net, problem, path)

@@ -225,7 +225,8 @@ class CFLLClassifier(ClassifierMixin, ClassStreaming, Transfer, PredictionSets):
 
     def _predicting_head(self) -> tuple[Tensor, Tensor]:
         # Copies: these arrays may be read-only, as joblib's memory maps are.
-        return torch.tensor(self.coef_), torch.tensor(self.intercept_)
+        weight = torch.tensor(self.coef_, device="cpu")
+        return weight, torch.tensor(self.intercept_, device="cpu")
 
     # Using ----------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils.validation import check_consistent_length
 
-from sklearn_cfll._device import lapack_on_one_thread, own_precision, seeded
+from sklearn_cfll._device import lapack_on_one_thread, own_settings, seeded
 from sklearn_cfll._iv_fitting import read_problem, start, train
 from sklearn_cfll._iv_results import IVResults
 from sklearn_cfll._targets import r2
@@ -226,10 +226,9 @@ default="cosine"
             Where the training diverged and went on from an earlier state, and where it
             was interrupted (Ctrl-C), which leaves a fitted estimator.
         """
-        with all_or_nothing(self), naming_weights(sample_weight):
+        with all_or_nothing(self), naming_weights(sample_weight), own_settings():
             problem = read_problem(self, X, y, instruments, sample_weight)
-            seed, device = problem.seed, problem.device
-            with lapack_on_one_thread(), own_precision(device), seeded(seed, device):
+            with lapack_on_one_thread(), seeded(problem.seed, problem.device):
                 ensemble = start(self, problem)
                 training = train(self, ensemble, problem) if ensemble.learns else None
                 self._finish(ensemble, problem, training)

@@ -230,15 +230,27 @@ def of_instruments(X, y):
     yield from (found["cragg_donald"], model.diagnostics_["cragg_donald"])
 
 
+# The numbers of a device that holds none would be missed at once.
+SETTINGS = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+}
+
+
 @pytest.mark.filterwarnings("ignore:the instruments are weak")
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize(
     "computed", [of_regressor, of_classifier, of_instruments], ids=lambda f: f.__name__
 )
-def test_autocast_around_all_calls_makes_no_difference(rows, computed):
+def test_settings_of_torch_around_all_calls_make_no_difference(rows, computed, setting):
+    def settings():
+        return torch.is_autocast_enabled("cpu"), torch.empty(0).device
+
     expected = list(computed(*rows))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with setting():
+        before = settings()
         assert_same(computed(*rows), expected)
-        assert torch.is_autocast_enabled("cpu")
+        assert settings() == before
 
 
 # Threads ------------------------------------------------------------------------
