@@ -39,8 +39,8 @@ def fitted(estimator: Any, display: type[Display], method: str = "predict") -> A
     found = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     if not hasattr(type(found), "_kind_of_targets"):
         raise TypeError(
-            f"{display.__name__} shows estimators of sklearn_cfll, or pipelines that "
-            f"end in one, got {estimator!r}; of a search pass its best_estimator_."
+            f"{display.__name__} shows a CFLLRegressor or a CFLLClassifier, or a "
+            f"pipeline that ends in one, got {estimator!r}; {_cure(found)}."
         )
     check_is_fitted(found)
     if not hasattr(found, method):
@@ -49,6 +49,13 @@ def fitted(estimator: Any, display: type[Display], method: str = "predict") -> A
             "doesn't have; pass a CFLLRegressor."
         )
     return found
+
+
+def _cure(estimator: Any) -> str:
+    """Say what to do about an estimator that a display doesn't show."""
+    if hasattr(estimator, "summary") and hasattr(estimator, "history_"):
+        return "its losses are in history_, and what it has found in summary()"
+    return "of a search pass its best_estimator_"
 
 
 def transformed(estimator: Any, X: Any) -> Any:

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_instruments import two_stage_least_squares
 from small_models import classifier, regressor
 
 from sklearn_cfll.plot import (
@@ -336,6 +337,20 @@ def test_other_estimators_are_refused(display, other, new_rows):
     wanted = rf"{display.__name__} shows .* got {name}\(.*pass its best_estimator_"
     with pytest.raises(TypeError, match=f"(?s){wanted}"):
         shown(display, other, new_rows)
+
+
+@by_name
+def test_instruments_are_said_to_have_a_history_and_a_summary(display, table, new_rows):
+    X, y = table
+    Z = X[:, :1] + y[:, None]
+    model = two_stage_least_squares().fit(X[:, :1], y, instruments=Z)
+    wanted = (
+        rf"{display.__name__} shows a CFLLRegressor or a CFLLClassifier, or a pipeline "
+        r"that ends in one, got CFLLIVRegressor\(.*\); its losses are in history_, and "
+        r"what it has found in summary\(\)\."
+    )
+    with pytest.raises(TypeError, match=f"(?s)^{wanted}$"):
+        shown(display, model, new_rows)
 
 
 @with_rows
