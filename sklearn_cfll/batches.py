@@ -159,12 +159,18 @@ class TensorBatches(Dataset):
         batch = self._gather(torch.as_tensor(index, device=self.device))
         return batch[0], batch[1]
 
+    def _order(self) -> Tensor:
+        """Draw an order of the rows, or give their own."""
+        if self.generator is None:
+            return torch.arange(self.n_samples, device="cpu")
+        device = self.generator.device  # whatever torch's default is
+        return torch.randperm(self.n_samples, generator=self.generator, device=device)
+
     def __iter__(self) -> Iterator[Batch]:
         if self.batch_size == self.n_samples:
             yield self._whole()
             return
-        order = torch.randperm if self.generator is not None else _ordered
-        index = order(self.n_samples, generator=self.generator).to(self.device)
+        index = self._order().to(self.device)
         n_batches = self.n_batches
         ends = [self.n_samples * i // n_batches for i in range(n_batches + 1)]
         numbers = math.prod(self.sample_shape)
@@ -306,7 +312,3 @@ def _rows_of(source: Tensor, index: Tensor) -> Tensor:
     if source.is_contiguous() and index.ndim:  # of one row it would keep the axis
         return source.index_select(0, index)
     return source[index]
-
-
-def _ordered(n: int, *, generator: torch.Generator | None) -> Tensor:
-    return torch.arange(n)

@@ -364,3 +364,16 @@ def test_one_row_has_no_axis_of_rows(order, rows):
     inputs, target = batches[1]
     assert inputs["X"].tolist() == X[1].tolist()
     assert target.tolist() == targets[1].tolist()
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_the_default_device_of_torch_makes_no_difference(X, y, shuffled):
+    def drawn():
+        generator = torch.Generator().manual_seed(0) if shuffled else None
+        return passed(TensorBatches(X, y, batch_size=20, generator=generator))
+
+    columns, targets = drawn()
+    with torch.device("meta"):
+        again, targets_again = drawn()
+    assert torch.equal(again["X"], columns["X"])
+    assert torch.equal(targets_again, targets)
