@@ -27,7 +27,8 @@ class Calibration(BaseCFLL):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         groups : array-like of shape (n_samples,), default=None
             Labels of groups, in each of which the coverage then holds by itself
-            (Mondrian conformal prediction). Each needs rows enough.
+            (Mondrian conformal prediction). Each needs rows enough; none may be
+            missing.
 
         Returns
         -------

@@ -79,7 +79,14 @@ class ConformalScores:
         if groups is None:
             return cls((_columns(scores),))
         groups = read_groups(groups, scores)
-        labels, index = np.unique(groups, return_inverse=True)
+        try:
+            labels, index = np.unique(groups, return_inverse=True)
+        except TypeError as error:
+            kinds = ", ".join(sorted({type(label).__name__ for label in groups}))
+            raise TypeError(
+                f"groups holds labels that can't be sorted ({kinds}); pass labels of "
+                "one type, by astype(str) for example."
+            ) from error
         parts = (_columns(scores[index == i]) for i in range(len(labels)))
         return cls(tuple(parts), labels)
 
@@ -116,8 +123,11 @@ class ConformalScores:
     def _index(self, groups: NDArray[Any]) -> NDArray[np.intp]:
         labels = self.groups
         assert labels is not None
-        index = np.searchsorted(labels, groups).clip(max=len(labels) - 1)
-        unknown = labels[index] != groups
+        try:
+            index = np.searchsorted(labels, groups).clip(max=len(labels) - 1)
+            unknown = np.asarray(labels[index] != groups)
+        except TypeError:  # labels of another type
+            index, unknown = np.zeros(len(groups), np.intp), np.ones(len(groups), bool)
         if unknown.any():
             raise ValueError(
                 f"groups holds {groups[unknown].tolist()[0]!r}, none of the groups "
@@ -152,9 +162,34 @@ def check_coverage(coverage: Any) -> None:
 
 def read_groups(groups: Any, X: Any) -> NDArray[Any]:
     """Check groups: one label for each row."""
-    groups = column_or_1d(groups, input_name="groups")
-    check_consistent_length(X, groups)
-    return np.asarray(groups)
+    shape = np.shape(groups)
+    if len(shape) == 0 or shape not in ((shape[0],), (shape[0], 1)):
+        raise ValueError(f"groups has shape {shape}; pass one label for each row.")
+    labels = np.asarray(column_or_1d(groups, input_name="groups"))
+    check_consistent_length(X, labels)
+    missing = _missing_labels(labels)
+    if len(missing):
+        raise ValueError(
+            f"groups has no label for row {missing[0]}; give each row one, by fillna "
+            "for example."
+        )
+    return labels
+
+
+def _missing_labels(labels: NDArray[Any]) -> NDArray[np.intp]:
+    """Find the rows whose label is None, not-a-number, not-a-time or pandas' NA."""
+    if labels.dtype.kind == "O":
+        return np.flatnonzero([_is_missing(label) for label in labels])
+    if labels.dtype.kind in "fmM":
+        return np.flatnonzero(np.isnan(labels))
+    return np.empty(0, dtype=np.intp)
+
+
+def _is_missing(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # NA says neither that it equals itself nor that it doesn't
+        return True
 
 
 NONE_UNSEEN = (

@@ -4,6 +4,7 @@ import itertools
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_models import classifier, regressor
 
@@ -187,6 +188,57 @@ def test_a_group_of_few_rows_is_named(model, restored):
         model.predict_interval(X, groups=["a", "b"] * 25)
     with pytest.raises(ValueError, match=r"groups holds 'c', none of the groups \['a'"):
         model.predict_interval(X, groups=["c"] * 50)
+
+
+MISSING = {
+    "None": np.array(["a", None] * 25, dtype=object),
+    "not-a-number": np.array([1.0, np.nan] * 25),
+    "not-a-number among words": np.array(["a", np.nan] * 25, dtype=object),
+    "NA": pd.Series(["a", pd.NA] * 25, dtype="string"),
+    "not-a-time": np.array(["2024-01-01", "NaT"] * 25, dtype="datetime64[D]"),
+}
+
+
+@pytest.mark.parametrize("groups", MISSING.values(), ids=MISSING)
+def test_a_row_without_a_group_is_named(model, restored, groups):
+    restored(model)
+    X, y = draw_rows(50, 6)
+    wanted = (
+        r"^groups has no label for row 1; give each row one, by fillna for example\.$"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        model.conformalize(X, y, groups=groups)
+    model.conformalize(X, y, groups=["a"] * 50)
+    with pytest.raises(ValueError, match=wanted):
+        model.predict_interval(X, groups=groups)
+
+
+def test_groups_of_several_types_are_refused(model, restored):
+    restored(model)
+    X, y = draw_rows(50, 6)
+    wanted = (
+        r"^groups holds labels that can't be sorted \(int, str\); pass labels of one "
+        r"type, by astype\(str\) for example\.$"
+    )
+    with pytest.raises(TypeError, match=wanted):
+        model.conformalize(X, y, groups=np.array(["a", 1] * 25, dtype=object))
+    with pytest.raises(
+        ValueError, match=r"^groups has shape \(50, 2\); pass one label"
+    ):
+        model.conformalize(X, y, groups=np.ones((50, 2)))
+
+
+@pytest.mark.parametrize("words", [np.array, pd.Series], ids=["array", "series"])
+def test_groups_of_another_type_are_none_of_those_of_conformalize(
+    model, restored, words
+):
+    restored(model)
+    X, y = draw_rows(50, 6)
+    names, numbers = words(["a"] * 50), np.ones(50, dtype=int)
+    for given, other, found in ((names, numbers, "1"), (numbers, names, "'a'")):
+        model.conformalize(X, y, groups=given)
+        with pytest.raises(ValueError, match=rf"^groups holds {found}, none of the gr"):
+            model.predict_interval(X, groups=other)
 
 
 def test_groups_are_for_both_calls_or_neither(model, restored):
