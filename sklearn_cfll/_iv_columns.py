@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from sklearn_cfll.functional.projections import controlled, n_directions
 
 # Columns whose correlation is one to rounding are the same, but for shift and scale.
 _SAME = 1 - 1e-12
@@ -164,7 +168,40 @@ def assign_columns(
             f"{_counted(n_endogenous)} that endogenous names; pass at least as many "
             "instruments, or name fewer columns in endogenous."
         )
+    if len(Z) > Z.shape[1] + len(exogenous) + 1:  # of fewer rows nothing can be told
+        _refuse_few_directions(unit_Z[:, excluded], unit_X, n_endogenous)
     return Columns(endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names)
+
+
+def _refuse_few_directions(
+    instruments: NDArray[np.float64], exogenous: NDArray[np.float64], n_endogenous: int
+) -> None:
+    """Refuse instruments that are sums of exogenous columns, or of each other.
+
+    Parameters
+    ----------
+    instruments, exogenous : array of shape (n, ...)
+        Columns of mean zero and norm one.
+    n_endogenous : int
+    """
+    columns = torch.from_numpy(instruments)
+    found = n_directions(columns, _basis(exogenous), n_endogenous)
+    if found < n_endogenous:
+        n_columns = instruments.shape[1]
+        verb = "holds" if n_columns == 1 else "hold"
+        amount = f"no more than {found}" if found else "nothing"
+        raise ValueError(
+            f"instruments has {_counted(n_columns)} that {verb} {amount} beside sums "
+            "of multiples of each other and of X's exogenous columns, but X has "
+            f"{_counted(n_endogenous)} that endogenous names; pass instruments that "
+            "are no such sums, or name fewer columns in endogenous."
+        )
+
+
+def _basis(exogenous: NDArray[np.float64]) -> Tensor:
+    """Orthonormal basis of a constant and the exogenous columns."""
+    columns = torch.from_numpy(exogenous)
+    return controlled(columns, columns, None)[0]
 
 
 def check_endogenous(
@@ -172,7 +209,7 @@ def check_endogenous(
     X: NDArray[np.float64],
     names: NDArray[Any] | None,
 ) -> None:
-    """Refuse endogenous columns that are constant, or copies of another column of X.
+    """Refuse endogenous columns that are constant, or that other columns of X give.
 
     Parameters
     ----------
@@ -201,6 +238,17 @@ def check_endogenous(
                 f"columns {i} ({name_of(i)}, endogenous) and {other[0]} "
                 f"({name_of(other[0])}) of X are the same, but for shift and scale; "
                 "leave one of them out."
+            )
+    exogenous = np.setdiff1d(np.arange(X.shape[1]), endogenous)
+    if len(X) <= len(exogenous) + 2:
+        return  # so few rows make any column a sum of others
+    basis = _basis(units[:, exogenous])
+    for i in endogenous:
+        if not n_directions(torch.from_numpy(units[:, [i]]), basis, 1):
+            raise ValueError(
+                f"column {i} ({name_of(i)}) of X is endogenous and a sum of multiples "
+                "of exogenous ones, so that instruments have nothing to move; leave it "
+                "out, or one of those."
             )
 
 

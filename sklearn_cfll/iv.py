@@ -198,8 +198,8 @@ default="cosine"
         y : array-like of shape (n_samples,)
             Targets.
         instruments : array-like of shape (n_samples, n_instruments)
-            At least as many columns as are endogenous. Columns that are exogenous
-            columns of X as well are allowed, and needless.
+            At least as many columns as are endogenous, besides those that exogenous
+            columns of X, or other instruments, give by a sum: these are needless.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in the solves and in the losses.
 

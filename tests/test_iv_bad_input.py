@@ -115,6 +115,32 @@ CASES = [
         instruments=pd.DataFrame({"cost": Z[:, 0], "b": Z[:, 1], "again": -Z[:, 0]}),
     ),
     case(
+        "an instrument that is a sum of exogenous columns",
+        "instruments has 1 column that holds nothing beside sums of multiples of each "
+        "other and of X's exogenous columns, but X has 1 column that endogenous names; "
+        "pass instruments that are no such sums, or name fewer columns in endogenous.",
+        X=np.column_stack([X, Z]),
+        instruments=Z[:, 0] - 2 * Z[:, 1] + 3,
+    ),
+    case(
+        "instruments that differ by exogenous columns",
+        "instruments has 3 columns that hold no more than 1 beside sums of multiples "
+        "of each other and of X's exogenous columns, but X has 2 columns that "
+        "endogenous names; pass instruments that are no such sums, or name fewer "
+        "columns in endogenous.",
+        endogenous=[0, 1],
+        X=np.column_stack([X[:, 0], X[:, 0] ** 2, X[:, 1], Z[:, 1]]),
+        instruments=Z[:, [0]] + np.column_stack([0 * Y, X[:, 1], Z[:, 1] - X[:, 1]]),
+    ),
+    case(
+        "an endogenous column that exogenous ones give",
+        "column 1 (x1) of X is endogenous and a sum of multiples of exogenous ones, so "
+        "that instruments have nothing to move; leave it out, or one of those.",
+        endogenous=[1],
+        X=np.column_stack([Z[:, 0], Z[:, 0] - 5 * X[:, 1] + 1, X[:, 1]]),
+        instruments=Z[:, 1],
+    ),
+    case(
         "not-a-number among the instruments",
         "Input instruments contains NaN.",
         instruments=np.where(Z > 1.5, np.nan, Z),

@@ -14,7 +14,11 @@ from sklearn_cfll.functional.linear_tests import (
     first_stage,
     overidentification,
 )
-from sklearn_cfll.functional.projections import orthonormal, projected_sums
+from sklearn_cfll.functional.projections import (
+    n_directions,
+    orthonormal,
+    projected_sums,
+)
 
 N = 60
 Z, W = draw(N, 3, seed=1), draw(N, 2, seed=2)
@@ -131,6 +135,15 @@ def test_a_basis_spans_its_columns():
     assert basis.shape == (N, 5)
     assert_allclose(basis.T @ basis, np.eye(5), atol=1e-12)
     assert_allclose(basis @ (basis.T @ columns), columns, atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+def test_directions_beyond_a_basis_are_counted(most):
+    spanned = torch.cat([W, Z[:, :1], 1e9 * Z[:, :1] + W[:, 1:], Z[:, 1:2]], 1)
+    basis = orthonormal(W)
+    assert n_directions(spanned, basis, most) == min(2, most)
+    assert n_directions(W @ draw(2, 3, seed=9), basis, most) == 0
+    assert n_directions(W[:, :0], basis, most) == 0
 
 
 def test_projected_sums_leave_the_diagonal_out():

@@ -34,6 +34,31 @@ def orthonormal(columns: Tensor, before: Tensor | None = None) -> Tensor:
     return basis
 
 
+def n_directions(columns: Tensor, basis: Tensor, most: int) -> int:
+    """Count directions in which columns vary beyond a basis, up to a number.
+
+    Parameters
+    ----------
+    columns : Tensor of shape (n, d)
+    basis : Tensor of shape (n, rank)
+        Orthonormal.
+    most : int
+        Number to stop at.
+    """
+    whole = torch.linalg.vector_norm(columns, dim=0)
+    left = without(columns, basis)
+    norm = torch.linalg.vector_norm(left, dim=0)
+    left = left[:, norm > _SPANNED * whole]
+    left = left / torch.linalg.vector_norm(left, dim=0)
+    for count in range(most):
+        norm = torch.linalg.vector_norm(left, dim=0)
+        if not (norm > _SPANNED).any():
+            return count
+        longest = norm.argmax()
+        left = without(left, left[:, longest, None] / norm[longest])
+    return most
+
+
 def controlled(
     controls: Tensor | None, rows: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
