@@ -58,7 +58,7 @@ def diagnose(
     strong, known = instruments, controls
     if ensemble.learns_instruments and not seen:
         strong, known = predictions.columns, _joined(controls, predictions.averaged)
-    found = first_stage(columns, strong, known, rows.weight)
+    found = first_stage(columns, strong, known, rows.weight, robust=robust)
     relevance = None
     if found is not None:
         tests = zip(found.partial_r2, found.tests, strict=True)
@@ -163,7 +163,7 @@ def warn_of_few_rows(diagnostics: dict[str, Any], n_columns: int) -> None:
 
 
 def warn_of_weak_instruments(diagnostics: dict[str, Any]) -> None:
-    """Warn where the first stage's F is below ten."""
+    """Warn where the first stage's F, or Cragg and Donald's statistic, is below ten."""
     tests = diagnostics["first_stage"]
     if tests is None:
         return
@@ -172,12 +172,20 @@ def warn_of_weak_instruments(diagnostics: dict[str, Any]) -> None:
         for name, test in tests.items()
         if test["statistic"] < defaults.WEAK_F
     ]
+    least, below = diagnostics["cragg_donald"], f"below {defaults.WEAK_F:g}"
     if weak:
-        warnings.warn(
-            f"the instruments are weak for {', '.join(weak)}: the first stage's F is "
-            f"below {defaults.WEAK_F:g} (Staiger and Stock 1997; Stock and Yogo 2005), "
-            "so that estimates are biased towards those without instruments, and "
-            "their standard errors are too small; look for stronger instruments.",
-            UserWarning,
-            stacklevel=2,
+        which = f"{', '.join(weak)}: the first stage's F is {below}"
+    elif least < defaults.WEAK_F and len(tests) > 1:
+        which = (
+            "the endogenous columns together, each of which they predict by much the "
+            f"same combination: Cragg and Donald's statistic is {least:.3g}, {below}"
         )
+    else:
+        return
+    warnings.warn(
+        f"the instruments are weak for {which} (Staiger and Stock 1997; Stock and Yogo "
+        "2005), so that estimates are biased towards those without instruments, and "
+        "their standard errors are too small; look for stronger instruments.",
+        UserWarning,
+        stacklevel=2,
+    )

@@ -168,16 +168,16 @@ class IVResults(IVPredicting):
         -------
         diagnostics : dict
             "first_stage" has for each endogenous column the "partial_r2", the
-            "statistic" and the "p_value" of the F test, and its degrees of freedom
-            "dof" and "dof_residual". Where the instrument networks are trained, the
-            instruments tested are their predictions of the columns, and what is owed to
-            the exogenous columns is controlled for: these columns, and the predictions'
-            mean over instruments of other rows. (``diagnostics_`` of rows that the
-            networks have seen tests the instruments as they are.) "cragg_donald" is the
-            least eigenvalue that goes with the Fs. "durbin_wu_hausman" tests whether
-            the columns are exogenous after all: whether the residuals of stage 1
-            explain what X, the structural fit and the fit without instruments leave of
-            y.
+            "statistic" and the "p_value" of the F test (with ``cov_type="robust"`` by
+            the HC3 covariance), and its degrees of freedom "dof" and "dof_residual".
+            Where the instrument networks are trained, the instruments tested are their
+            predictions of the columns, and what is owed to the exogenous columns is
+            controlled for: these columns, and the predictions' mean over instruments of
+            other rows. (``diagnostics_`` of rows that the networks have seen tests the
+            instruments as they are.) "cragg_donald" is the least eigenvalue that goes
+            with the Fs, those that aren't robust. "durbin_wu_hausman" tests whether the
+            columns are exogenous after all: whether the residuals of stage 1 explain
+            what X, the structural fit and the fit without instruments leave of y.
             "overidentification" tests whether the instruments explain the structural
             residuals (Sargan's test; with ``cov_type="robust"`` Wooldridge's); None
             where the model is just identified. "non_iv_difference" is the root mean

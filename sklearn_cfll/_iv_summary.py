@@ -26,7 +26,7 @@ def summarise(estimator: Any) -> str:
     lines += _facts(estimator)
     if estimator._is_linear:
         lines += ["", *_coefficients(estimator)]
-    lines += ["", *_first_stage(found), "", *_tests(found)]
+    lines += ["", *_first_stage(found, estimator.cov_type), "", *_tests(found)]
     lines += ["", *_training(found)]
     return "\n".join(lines)
 
@@ -78,7 +78,7 @@ def _table(rows: list[list[str]], widths: tuple[int, ...]) -> list[str]:
     ]
 
 
-def _first_stage(found: dict[str, Any]) -> list[str]:
+def _first_stage(found: dict[str, Any], cov_type: str) -> list[str]:
     rows = _rows(found)
     if found["rows"] == "training":
         rows = f"{found['n_rows']} rows, linear in the instruments as they are"
@@ -86,7 +86,8 @@ def _first_stage(found: dict[str, Any]) -> list[str]:
     tests = found["first_stage"]
     if tests is None:
         return [*lines, "not available: too few rows."]
-    table = [["", "partial R2", "F", "p", "dof"]]
+    name_of_f = "robust F" if cov_type == "robust" else "F"
+    table = [["", "partial R2", name_of_f, "p", "dof"]]
     for name, test in tests.items():
         numbers = (
             f"{test['partial_r2']:.4f}",

@@ -219,9 +219,10 @@ default="cosine"
         Warns
         -----
         UserWarning
-            Where the instruments are weak (a first-stage F below 10), or the rows too
-            few to tell; where a stage has memorised its rows; and where X and
-            instruments are frames whose indices differ: rows go by their position.
+            Where the instruments are weak (a first-stage F, or Cragg and Donald's
+            statistic, below 10), or the rows too few to tell; where a stage has
+            memorised its rows; and where X and instruments are frames whose indices
+            differ: rows go by their position.
         ConvergenceWarning
             Where the training diverged and went on from an earlier state, and where it
             was interrupted (Ctrl-C), which leaves a fitted estimator.

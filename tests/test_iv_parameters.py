@@ -218,6 +218,33 @@ def test_weak_instruments_are_told():
     assert model.diagnostics_["first_stage"]["x0"]["statistic"] < 10
 
 
+def test_the_f_of_the_first_stage_is_robust_where_standard_errors_are():
+    random = np.random.default_rng(3)
+    z, noise = random.normal(size=(2, 400))
+    x = (z * noise)[:, None]  # z tells how far x goes, not where to
+    x += 0.15 * z[:, None]
+    found = two_stage_least_squares(cov_type="unadjusted").fit(x, Y, instruments=z)
+    assert found.diagnostics_["first_stage"]["x0"]["statistic"] > 10
+    with pytest.warns(UserWarning, match=r"\Athe instruments are weak for x0 \(F "):
+        found = two_stage_least_squares().fit(x, Y, instruments=z)
+    assert found.diagnostics_["first_stage"]["x0"]["statistic"] < 10
+
+
+def test_instruments_that_move_columns_by_one_combination_are_weak():
+    random = np.random.default_rng(3)
+    both = Z[:, [0]] + 0.5 * random.normal(size=(400, 2))
+    message = (
+        r"\Athe instruments are weak for the endogenous columns together, each of "
+        r"which they predict by much the same combination: Cragg and Donald's "
+        r"statistic is [\d.]+, below 10 \("
+    )
+    with pytest.warns(UserWarning, match=message):
+        model = two_stage_least_squares().fit(both, Y, instruments=Z)
+    found = model.diagnostics_
+    assert min(test["statistic"] for test in found["first_stage"].values()) > 100
+    assert found["cragg_donald"] < 10
+
+
 @pytest.mark.filterwarnings("ignore:stage [12]")
 def test_learnt_instruments_that_tell_nothing_are_weak():
     noise = np.random.default_rng(3).normal(size=(400, 2))
@@ -313,6 +340,7 @@ def test_the_summary_tells_it_all():
         "instruments: cost, rain",
         "Coefficients, with robust standard errors",
         "First stage, on 400 rows (no network was trained)",
+        "  robust F  ",
         "Durbin-Wu-Hausman",
         "chi2(1) = ",
     ):

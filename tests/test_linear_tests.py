@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+import statsmodels.api as sm
 import torch
 from numpy.testing import assert_allclose
 from small_models import draw
@@ -46,6 +47,43 @@ def test_the_first_stage_is_a_regression_with_and_without_instruments(weight):
         assert_allclose(found.tests[j].statistic, statistic, rtol=1e-10)
         assert_allclose(found.tests[j].p_value, scipy.stats.f.sf(statistic, 3, N - 6))
         assert found.tests[j][2:] == (3, N - 6)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+def test_a_robust_first_stage_is_that_of_statsmodels(weight):
+    spread = (0.2 + Z[:, :1].abs()) * draw(N, 2, seed=5)
+    uneven = X + 3 * spread
+    found = first_stage(uneven, Z, W, weight, robust=True)
+    design = np.column_stack([np.ones(N), W, Z])
+    weights = np.ones(N) if weight is None else weight.numpy()
+    for j in range(2):
+        theirs = sm.WLS(uneven[:, j].numpy(), design, weights).fit(cov_type="HC3")
+        theirs = theirs.f_test(np.eye(6)[3:])
+        assert_allclose(found.tests[j].statistic, theirs.fvalue, rtol=1e-9)
+        assert_allclose(found.tests[j].p_value, theirs.pvalue, rtol=1e-7)
+    plain = first_stage(uneven, Z, W, weight)
+    assert found.partial_r2 == plain.partial_r2
+    assert found.cragg_donald == plain.cragg_donald
+
+
+def test_a_robust_first_stage_without_errors_is_strong():
+    instrument = torch.tensor([[-1.0], [1], [-1], [1]])
+    exact = first_stage(2 * instrument, instrument, robust=True)
+    assert exact.tests[0].statistic > 1e20
+
+
+@pytest.mark.parametrize("n_instruments", [1, 8])
+def test_irrelevant_instruments_have_an_f_of_one_whatever_the_errors(n_instruments):
+    random, found = np.random.default_rng(0), []
+    for _ in range(200):
+        z = torch.as_tensor(random.normal(size=(100, n_instruments)))
+        x = z[:, :1].abs() * torch.as_tensor(random.normal(size=(100, 1)))
+        tests = [first_stage(x, z, robust=robust).tests[0] for robust in (False, True)]
+        found.append([*(test.statistic for test in tests), tests[1].p_value < 0.1])
+    plain, robust, rejected = np.mean(found, 0)
+    assert robust == pytest.approx(1.0, abs=0.2)
+    assert rejected == pytest.approx(0.1, abs=0.05)
+    assert n_instruments > 1 or plain > 2
 
 
 def test_cragg_and_donald_look_for_the_worst_combination():
