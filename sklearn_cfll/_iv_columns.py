@@ -147,7 +147,7 @@ def assign_columns(
             f"column {constant[0]} ({name}) of instruments is constant, so that it "
             "moves nothing; leave it out (a constant is added anyhow)."
         )
-    unit_Z, unit_X = _units(Z), _units(X[:, exogenous])
+    unit_Z, unit_X = _units(Z), _units(X)
     first, second = np.nonzero(np.triu(abs(unit_Z.T @ unit_Z) > _SAME, 1))
     if first.size:
         pair = [every.name_of_instrument(i) for i in (first[0], second[0])]
@@ -156,7 +156,7 @@ def assign_columns(
             "instruments are the same, but for shift and scale; leave one of them out."
         )
     # Exogenous columns are their own instruments already.
-    excluded = ~(abs(unit_Z.T @ unit_X) > _SAME).any(1)
+    excluded = ~(abs(unit_Z.T @ unit_X[:, exogenous]) > _SAME).any(1)
     n_excluded, n_endogenous = int(excluded.sum()), len(endogenous)
     if n_excluded < n_endogenous:
         also = Z.shape[1] - n_excluded
@@ -169,39 +169,34 @@ def assign_columns(
             "instruments, or name fewer columns in endogenous."
         )
     if len(Z) > Z.shape[1] + len(exogenous) + 1:  # of fewer rows nothing can be told
-        _refuse_few_directions(unit_Z[:, excluded], unit_X, n_endogenous)
+        parts = unit_Z[:, excluded], unit_X[:, endogenous], unit_X[:, exogenous]
+        _refuse_few_directions(*map(torch.from_numpy, parts))
     return Columns(endogenous, exogenous, np.flatnonzero(excluded), Z.shape[1], names)
 
 
 def _refuse_few_directions(
-    instruments: NDArray[np.float64], exogenous: NDArray[np.float64], n_endogenous: int
+    instruments: Tensor, endogenous: Tensor, exogenous: Tensor
 ) -> None:
     """Refuse instruments that are sums of exogenous columns, or of each other.
 
     Parameters
     ----------
-    instruments, exogenous : array of shape (n, ...)
+    instruments, endogenous, exogenous : Tensor of shape (n, ...)
         Columns of mean zero and norm one.
-    n_endogenous : int
     """
-    columns = torch.from_numpy(instruments)
-    found = n_directions(columns, _basis(exogenous), n_endogenous)
-    if found < n_endogenous:
+    basis, _ = controlled(exogenous, exogenous, None)
+    wanted = n_directions(endogenous, basis, endogenous.shape[1])
+    found = n_directions(instruments, basis, wanted)
+    if found < wanted:
         n_columns = instruments.shape[1]
         verb = "holds" if n_columns == 1 else "hold"
         amount = f"no more than {found}" if found else "nothing"
         raise ValueError(
             f"instruments has {_counted(n_columns)} that {verb} {amount} beside sums "
-            "of multiples of each other and of X's exogenous columns, but X has "
-            f"{_counted(n_endogenous)} that endogenous names; pass instruments that "
-            "are no such sums, or name fewer columns in endogenous."
+            "of multiples of each other and of X's exogenous columns, where the "
+            f"endogenous columns hold {wanted}; pass instruments that are no such "
+            "sums, or name fewer columns in endogenous."
         )
-
-
-def _basis(exogenous: NDArray[np.float64]) -> Tensor:
-    """Orthonormal basis of a constant and the exogenous columns."""
-    columns = torch.from_numpy(exogenous)
-    return controlled(columns, columns, None)[0]
 
 
 def check_endogenous(
@@ -242,9 +237,10 @@ def check_endogenous(
     exogenous = np.setdiff1d(np.arange(X.shape[1]), endogenous)
     if len(X) <= len(exogenous) + 2:
         return  # so few rows make any column a sum of others
-    basis = _basis(units[:, exogenous])
+    columns = torch.from_numpy(units)
+    basis, _ = controlled(columns[:, exogenous], columns, None)
     for i in endogenous:
-        if not n_directions(torch.from_numpy(units[:, [i]]), basis, 1):
+        if not n_directions(columns[:, [i]], basis, 1):
             raise ValueError(
                 f"column {i} ({name_of(i)}) of X is endogenous and a sum of multiples "
                 "of exogenous ones, so that instruments have nothing to move; leave it "

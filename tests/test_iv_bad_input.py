@@ -117,7 +117,7 @@ CASES = [
     case(
         "an instrument that is a sum of exogenous columns",
         "instruments has 1 column that holds nothing beside sums of multiples of each "
-        "other and of X's exogenous columns, but X has 1 column that endogenous names; "
+        "other and of X's exogenous columns, where the endogenous columns hold 1; "
         "pass instruments that are no such sums, or name fewer columns in endogenous.",
         X=np.column_stack([X, Z]),
         instruments=Z[:, 0] - 2 * Z[:, 1] + 3,
@@ -125,9 +125,9 @@ CASES = [
     case(
         "instruments that differ by exogenous columns",
         "instruments has 3 columns that hold no more than 1 beside sums of multiples "
-        "of each other and of X's exogenous columns, but X has 2 columns that "
-        "endogenous names; pass instruments that are no such sums, or name fewer "
-        "columns in endogenous.",
+        "of each other and of X's exogenous columns, where the endogenous columns "
+        "hold 2; pass instruments that are no such sums, or name fewer columns in "
+        "endogenous.",
         endogenous=[0, 1],
         X=np.column_stack([X[:, 0], X[:, 0] ** 2, X[:, 1], Z[:, 1]]),
         instruments=Z[:, [0]] + np.column_stack([0 * Y, X[:, 1], Z[:, 1] - X[:, 1]]),
