@@ -44,8 +44,12 @@ _HELD_OUT_ROWS = 100
 # Smaller tables are where rounding shows, and float64 costs little.
 FLOAT64_ROWS = 299
 
-# Rows of the diagnostics at most, evenly spaced: they hold all features in memory.
+# Rows at most, evenly spaced, of what holds all their features in memory.
 DIAGNOSTIC_ROWS = 50_000
+
+# Numbers in the columns of the rows that instruments are tested on, which stand in
+# memory several times; so many rows as above in any case.
+_TESTED_NUMBERS = 2**26
 
 # Where no row was held out: folds in which heads predict rows they weren't solved on.
 FOLDS = 5
@@ -92,3 +96,8 @@ def validation_fraction(n_rows: int, n_estimators: int) -> float:
     if n_rows < _HELD_OUT_ROWS:
         return 0.0
     return math.ceil(n_rows * min(0.2, 1 / n_estimators) - 1e-9) / n_rows
+
+
+def tested_rows(n_columns: int) -> int:
+    """Rows that instruments are tested on at most, of columns of all kinds."""
+    return max(DIAGNOSTIC_ROWS, _TESTED_NUMBERS // n_columns)

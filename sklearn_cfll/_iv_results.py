@@ -88,7 +88,9 @@ class IVResults(IVPredicting):
         if not problem.held_out.size:
             stages.solve(everything)
             shares = {"train": unexplained_shares(ensemble, everything), "unseen": None}
-            some = rows.evenly(defaults.DIAGNOSTIC_ROWS)
+            some = rows.evenly(defaults.tested_rows(rows.n_columns))
+            if ensemble.learns_instruments:
+                some = some.evenly(defaults.DIAGNOSTIC_ROWS)
             predictions = mean_predictions(
                 ensemble, some, generator, column_alphas=stages.column_alphas
             )
@@ -182,7 +184,8 @@ class IVResults(IVPredicting):
             residuals (Sargan's test; with ``cov_type="robust"`` Wooldridge's); None
             where the model is just identified. "non_iv_difference" is the root mean
             square, in units of y, of the difference between the predictions and those
-            of the same features without instruments.
+            of the same features without instruments. Of tables of more than 50,000
+            rows and 67 million numbers evenly spaced rows are taken.
         """
         check_is_fitted(self)
         y = read_column(y)
@@ -190,7 +193,7 @@ class IVResults(IVPredicting):
         weight = read_weights(sample_weight, y)
         X, y, instruments, weight = weighed_rows(X, y, instruments, weight)
         rows = self._rows_of(X, y, instruments, weight)
-        rows = rows.evenly(defaults.DIAGNOSTIC_ROWS)
+        rows = rows.evenly(defaults.tested_rows(rows.n_columns))
         ensemble = self.network_.eval()
         generator = torch.Generator().manual_seed(0)
         predictions = mean_predictions(ensemble, rows, generator)

@@ -37,6 +37,11 @@ class StageRows:
         return self.treatment.shape[-2]
 
     @property
+    def n_columns(self) -> int:
+        """Endogenous and exogenous columns and instruments."""
+        return self.treatment.shape[-1] + self.inputs.shape[-1]
+
+    @property
     def instruments(self) -> Tensor:
         """The instruments alone."""
         return self.inputs[..., self.exogenous.shape[-1] :]

@@ -131,6 +131,18 @@ def test_a_just_identified_model_has_no_overidentification_test():
     assert "just identified" in model.summary()
 
 
+def test_tests_are_on_all_rows_of_a_long_table():
+    X, Z, y, _ = confounded(60_000)
+    model = two_stage_least_squares([0], cov_type="unadjusted")
+    model.fit(X, y, instruments=Z)
+    theirs = IV2SLS(y, sm.add_constant(X[:, 1:]), X[:, :1], Z).fit()
+    for found in (model.diagnostics_, model.diagnose(X, y, instruments=Z)):
+        assert found["n_rows"] == 60_000
+        hausman = found["durbin_wu_hausman"]["statistic"]
+        assert_allclose(hausman, theirs.wu_hausman().stat, rtol=1e-6)
+    assert model.diagnostics_["rows"] == "all"
+
+
 def test_exogenous_columns_among_the_instruments_change_nothing():
     X, Z, y, _ = confounded()
     plain = two_stage_least_squares([0]).fit(X, y, instruments=Z)
