@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sklearn_cfll._base import BaseCFLL
 from sklearn_cfll._conformal import ConformalScores, scores_or_error
+
+# Predictions of equal rows, in batches of other sizes, differ by up to ten spacings.
+_ROUNDING = 64
 
 
 class Calibration(BaseCFLL):
@@ -46,6 +50,15 @@ class Calibration(BaseCFLL):
         """Largest scores (n, k) or (1, k) that the rows of X are expected to have."""
         scores = scores_or_error(self._conformal, moved=self._sums.moved)
         return scores.limits(coverage, X, groups)
+
+    @property
+    def _rounding(self) -> float:
+        """Difference of predictions of size one that is rounding.
+
+        Without it ties would be cut by chance: a row that equals a calibration row, on
+        the edge of whose interval or set its target lies, would lose it half the time.
+        """
+        return _ROUNDING * float(torch.finfo(self._sums.dtype).eps)
 
     def _read_labelled(self, predictions: NDArray[Any], y: Any) -> NDArray[Any]:
         """Check targets of rows that were predicted."""

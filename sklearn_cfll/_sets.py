@@ -87,7 +87,7 @@ class PredictionSets(Calibration):
         check_is_fitted(self)
         doubt = 1 - self.predict_proba(X)
         limits = self._limits(coverage, doubt, groups)
-        sets: NDArray[np.bool_] = doubt <= limits
+        sets: NDArray[np.bool_] = doubt <= limits + self._rounding
         return sets
 
 

@@ -198,5 +198,7 @@ class ErrorBars(LearntErrors, Calibration):
         predictions, deviation = self._with_deviation(X)
         shape = (-1, *[1] * self._targets.n_grid_axes, *self._targets.shape)
         limits = (self._limits(c, predictions, groups) for c in coverages)
-        halves = [limit.reshape(shape) * deviation for limit in limits]
+        rounding = self._rounding * np.reshape(self._targets.scale, shape[1:])
+        rounding = rounding + 8 * np.spacing(np.abs(predictions))
+        halves = [limit.reshape(shape) * deviation + rounding for limit in limits]
         return [np.stack([predictions - h, predictions + h], axis=-1) for h in halves]

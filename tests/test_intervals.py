@@ -330,3 +330,29 @@ def test_two_classes_and_groups_have_sets_too(restored):
     # On the calibration rows themselves the share is the rank's.
     for group in (True, False):
         assert sets[groups == group].mean() == pytest.approx(0.9, abs=1e-3)
+
+
+# Ties -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "make", [regressor, classifier], ids=["regressor", "classifier"]
+)
+def test_rows_that_equal_calibration_rows_are_not_lost_to_rounding(make, dtype):
+    random = np.random.default_rng(0)
+    X = random.integers(0, 3, size=(500, 3)).astype(float)
+    y = 5 * (X[:, 0] - X[:, 1] + random.integers(-1, 2, size=500)).astype(int)
+    model = make(dtype=dtype, early_stopping=False).fit(X[:450], y[:450])
+    X, y = X[450:], y[450:]
+    model.conformalize(X, y)
+    alone = np.split(X, 50)
+    for coverage in (0.5, 0.6, 0.7, 0.8):
+        if make is regressor:
+            parts = [model.predict_interval(rows, coverage) for rows in alone]
+            held = covered(np.concatenate(parts), y)
+        else:
+            parts = [model.predict_set(rows, coverage) for rows in alone]
+            label = np.searchsorted(model.classes_, y)
+            held = np.concatenate(parts)[np.arange(50), label]
+        assert held.sum() >= np.ceil(51 * coverage)
