@@ -117,7 +117,8 @@ class ConformalScores:
         used = np.unique(index)
         limits = np.full((len(self.scores), len(self.scores[0])), np.nan)
         for i in used:
-            limits[i] = [self._limit(column, coverage, i) for column in self.scores[i]]
+            columns = enumerate(self.scores[i])
+            limits[i] = [self._limit(one, coverage, i, k) for k, one in columns]
         return limits[index]
 
     def _index(self, groups: NDArray[Any]) -> NDArray[np.intp]:
@@ -135,12 +136,14 @@ class ConformalScores:
             )
         return index
 
-    def _limit(self, column: Quantiles, coverage: float, i: int) -> float:
+    def _limit(self, column: Quantiles, coverage: float, i: int, k: int) -> float:
         rank = int(rank_of(np.float64(coverage), column.n_rows))
         if rank <= column.n_rows:
             return column.at(rank)
         wanted = math.ceil(coverage / (1 - coverage) - 1e-9)
         where = "" if self.groups is None else f" of group {self.groups.tolist()[i]!r}"
+        if len({one.n_rows for one in self.scores[i]}) > 1:  # targets are missing
+            where += f" with a target of output {k}"
         raise ValueError(
             f"coverage={coverage} needs at least {wanted} calibration rows{where}, got "
             f"{column.n_rows}; hold out more rows (validation_fraction or X_val), pass "

@@ -154,7 +154,9 @@ def test_an_output_that_no_held_out_row_has_follows_the_others(gappy):
     model = model_for(early_stopping=True)
     model.fit(X[40:], Y[40:], X_val=X[:40], y_val=held_out)
     assert model.alpha_[1] <= max(model.alpha_[[0, 2]])
-    with pytest.raises(ValueError, match="at least 9 calibration rows, got 0"):
+    with pytest.raises(
+        ValueError, match="9 calibration rows with a target of output 1, got 0"
+    ):
         model.predict_interval(X)
 
 
