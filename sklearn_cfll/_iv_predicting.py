@@ -145,7 +145,7 @@ class IVPredicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, IVParamete
                 "the score is not defined: the instruments predict nothing of y on "
                 "these rows; pass more of them.",
                 UndefinedMetricWarning,
-                stacklevel=3,
+                stacklevel=5,  # two decorators' frames are between this and score
             )
             return float("nan")
         return 1.0 - left / whole

@@ -452,8 +452,9 @@ def test_a_score_needs_more_rows_than_instrument_features():
     assert model.network_.networks[0].first.weight.shape[0] == 11
     with pytest.raises(ValueError, match=message):
         model.score(X[:12], Y[:12], instruments=Z[:12])
-    with pytest.warns(UndefinedMetricWarning, match="the score is not defined"):
+    with pytest.warns(UndefinedMetricWarning, match="the score is not defined") as told:
         assert np.isnan(model.score(X, np.ones(60), instruments=Z))
+    assert [warning.filename for warning in told] == [__file__]
 
 
 @pytest.mark.parametrize(("n_rows", "kind"), [(80, "training"), (250, "held-out")])
