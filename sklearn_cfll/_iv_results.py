@@ -34,6 +34,8 @@ from sklearn_cfll._validation import read_column, read_weights, weighed_rows
 class IVResults(IVPredicting):
     """Publishes a fit, and diagnoses it."""
 
+    _cov_type: str
+
     def _backbones(self, rows: StageRows) -> dict[str, Any]:
         """Backbones by the name of their parameter, the default ones filled in."""
         made = {
@@ -113,6 +115,7 @@ class IVResults(IVPredicting):
     def _publish(self, stages: ExactStages, rows: StageRows) -> None:
         covariance = stages.covariance(rows, robust=self.cov_type == "robust")
         self._head_mean, self._head_covariance = covariance
+        self._cov_type = self.cov_type
         self.instrument_alpha_ = float(stages.instrument_alpha)
         self.column_alphas_ = stages.column_alphas.cpu().numpy()
         self.alpha_, self.plain_alpha_ = float(stages.alpha), float(stages.plain_alpha)

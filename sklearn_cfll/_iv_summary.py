@@ -26,7 +26,7 @@ def summarise(estimator: Any) -> str:
     lines += _facts(estimator)
     if estimator._is_linear:
         lines += ["", *_coefficients(estimator)]
-    lines += ["", *_first_stage(found, estimator.cov_type), "", *_tests(found)]
+    lines += ["", *_first_stage(found, estimator._cov_type), "", *_tests(found)]
     lines += ["", *_training(found)]
     return "\n".join(lines)
 
@@ -43,7 +43,7 @@ def _facts(estimator: Any) -> list[str]:
         f"exogenous:   {exogenous}",
         f"instruments: {', '.join(names['instruments'])}",
         f"features:    {q} of instruments, {p} of the treatment, {d} in stage 2 "
-        f"({estimator.combine}); members: {len(members)}",
+        f"({network.combiner.combine}); members: {len(members)}",
         f"ridges:      stage 1 {estimator.instrument_alpha_:.3g}, its columns "
         f"{', '.join(f'{alpha:.3g}' for alpha in estimator.column_alphas_)}, stage 2 "
         f"{estimator.alpha_:.3g}",
@@ -62,7 +62,7 @@ def _coefficients(estimator: Any) -> list[str]:
         size = f"{z:.2f}" if abs(z) < 1e5 else f"{z:.4g}"
         interval = f"{low:.4g} to {high:.4g}"
         rows.append([name, f"{value:.4g}", f"{error:.4g}", size, f"{p:.3f}", interval])
-    title = f"Coefficients, with {estimator.cov_type} standard errors"
+    title = f"Coefficients, with {estimator._cov_type} standard errors"
     return [title, *_table(rows, (16, 13, 12, 9, 8, 25))]
 
 

@@ -350,6 +350,13 @@ def test_the_summary_tells_it_all():
     assert "held-out rows" in learnt
 
 
+def test_the_summary_is_that_of_the_fit_whatever_is_set_since():
+    model = two_stage_least_squares([0]).fit(X, Y, instruments=Z)
+    before = model.summary()
+    model.set_params(cov_type="unadjusted", combine="product")
+    assert model.summary() == before
+
+
 # Files ------------------------------------------------------------------------------
 
 
