@@ -141,9 +141,12 @@ class LearntErrors(BaseCFLL):
         else:
             head = net.module_.head
             variance = noise_left(path, alpha, head.weight.cpu(), head.bias.cpu())
-            gone = weight_sums(path) == 0
-            if gone.any():  # all that was known of an output has been forgotten
-                variance = torch.where(gone, self._noise_variance(), variance)
+            # A single row is the mean itself, and leaves no error to tell of the noise.
+            untold = weight_sums(path) <= 1 + 1e-6
+            if untold.any():
+                known = "noise_" in vars(self)
+                last = self._noise_variance() if known else torch.ones_like(variance)
+                variance = torch.where(untold, last, variance)
             self.posterior_scale_, self._noise_is_seen = 1.0, sums.stepped
         self._describe_errors(path, alpha, variance)
         if sums.stale or sums.aged:

@@ -172,6 +172,27 @@ def test_a_head_with_a_degree_of_freedom_for_each_row_is_not_sure(table):
     close(model.noise_, y[:10].std())
 
 
+def test_a_single_row_that_is_left_tells_nothing_of_the_noise(table):
+    X, y = table
+    model = regressor(alpha=0.1, **FROZEN).partial_fit(X[:40], y[:40])
+    noise = model.noise_
+    model.forget(X[:39], y[:39])
+    close(model.noise_, noise)
+    close(model.predict(X[39:40]), y[39:40])
+    assert model.predict(X[:1], return_std=True)[1] > noise
+
+
+def test_one_target_of_an_output_in_the_first_chunk_makes_it_not_sure(table):
+    X, y = table
+    Y = np.column_stack([y, y])
+    Y[1:40, 1] = np.nan
+    model = regressor(alpha=0.1, missing_targets="ignore", **FROZEN)
+    model.partial_fit(X[:40], Y[:40])
+    close(model.noise_[1], model._targets.scale[1])
+    model.partial_fit(X[40:], Y[40:])
+    assert model.noise_[1] < y.std()
+
+
 # Dropped --------------------------------------------------------------------------
 
 
