@@ -58,6 +58,17 @@ class UnseenRows(NamedTuple):
         """Whether fewer rows than are enough know an output's target, (k,)."""
         return self._n_known < min(_LEAST_KNOWN, len(self.residual))
 
+    def without_single_ones(self) -> UnseenRows:
+        """Take the weight of outputs whose target one training row alone knows.
+
+        The head predicts it as it is, whatever is left out.
+        """
+        single = self._n_known <= 1
+        if not single.any():
+            return self
+        weight = self.weight.reshape(len(self.residual), -1) * ~single
+        return self._replace(weight=weight)
+
     @property
     def _n_known(self) -> Tensor:
         known = self.weight.reshape(len(self.residual), -1) > 0
@@ -96,7 +107,7 @@ def errors_left_out(
         # The head without the row knows less of it: h / (1 - h), by Woodbury.
         leverage = leverage / (1 - taken * leverage).clamp_min(1e-10)
         parts.append((residual, leverage, weight))
-    return _joined(parts, held_out=False)
+    return _joined(parts, held_out=False).without_single_ones()
 
 
 @torch.no_grad()

@@ -140,3 +140,16 @@ def test_few_held_out_rows_of_an_output_dont_make_its_noise(table):
     held_out["y_val"] = gaps[120:]
     one = model_for(alpha=0.01).fit(X[:120], Y[:120], **held_out)
     close(one.noise_[1], expected[1], 0.1)
+
+
+@pytest.mark.parametrize("held_out", [False, True], ids=["left out", "held out"])
+def test_one_target_of_an_output_does_not_make_its_noise_zero(table, held_out):
+    X, y = table
+    Y = np.column_stack([y, y])
+    Y[1:, 1] = np.nan
+    model = model_for(early_stopping=False, max_epochs=1)
+    validation = {"X_val": X[-30:], "y_val": Y[-30:]} if held_out else {}
+    model.fit(X[:-30], Y[:-30], **validation)
+    close(model.noise_[1], model._targets.scale[1])
+    alone = model.refit_head(X[:-30], Y[:-30])
+    close(alone.noise_[1], model._targets.scale[1])
