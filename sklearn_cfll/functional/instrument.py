@@ -162,13 +162,6 @@ class StageRidge:
         left = targets - features @ self.start
         return PathErrors(self.path).squares_of_rows(features / self.unit, left, alphas)
 
-    def predictions(self, features: Tensor, alphas: Sequence[float]) -> Tensor:
-        """Predictions (n_alphas, n, k) of each alpha's head on rows."""
-        features = features.to(self.unit)
-        projected = self.path.project(features / self.unit)
-        changes = [self.path.predict(projected, alpha) for alpha in alphas]
-        return features @ self.start + torch.stack(changes)
-
     def generalized_errors(self, alphas: Sequence[float], unit: float = 1.0) -> Tensor:
         """Generalised cross-validation's errors (n_alphas, k).
 
