@@ -86,12 +86,6 @@ class TrainingStep(TrainingLoop):
         """Compute the loss and its gradient in the backbone, at a detached head."""
         inputs, targets = batch
         features = self._features_of(batch)
-        if features.shape[:-1] != targets.shape[:-1]:
-            raise ValueError(
-                f"the backbone returned features of shape {tuple(features.shape)} for "
-                f"targets of shape {tuple(targets.shape)}; it must keep all axes but "
-                "the last."
-            )
         if self.update_order == "head_first":
             self._update_head(batch, features)
         # The head is optimal, so that the loss has no gradient through it
@@ -134,6 +128,13 @@ class TrainingStep(TrainingLoop):
             ) from error
         if not self.writes_:
             self.writes_ = _version_of(X) != version
+        targets = batch[1]
+        if features.shape[:-1] != targets.shape[:-1]:
+            raise ValueError(
+                f"the backbone returned features of shape {tuple(features.shape)} for "
+                f"targets of shape {tuple(targets.shape)}; it must keep all axes but "
+                "the last."
+            )
         return features
 
     def get_loss(
