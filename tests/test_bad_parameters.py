@@ -275,6 +275,14 @@ BY_THE_PACKAGE = [
         params={"class_weight": {"no": -1.0, "yes": 1.0}},
     ),
     case(
+        "class weights that leave no row any weight",
+        ValueError,
+        r"sample_weight times class_weight is zero for every row; give some one\.",
+        make=classifier,
+        params={"class_weight": {"no": 0.0, "yes": 1.0}},
+        sample_weight=(LABELS == "no").astype(float),
+    ),
+    case(
         "a class weight that is no number",
         ValueError,
         NO_WEIGHTS.format("nan"),

@@ -105,6 +105,21 @@ def test_instruments_that_are_not_enough_are_told_by_cragg_and_donald():
     assert min(test.statistic for test in found.tests) > 10
 
 
+def test_fewer_instruments_than_columns_identify_nothing():
+    found = first_stage(X, Z[:, :1], W)
+    assert found.cragg_donald == 0
+    assert min(test.statistic for test in found.tests) > 0
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
+def test_without_controls_there_is_a_constant_still(weight):
+    found = first_stage(X[:, :1] + 7, Z, None, weight)
+    short = np.square(residuals(X[:, 0], weight=weight)).sum()
+    long = np.square(residuals(X[:, 0], Z, weight=weight)).sum()
+    assert_allclose(found.partial_r2, 1 - long / short, rtol=1e-10)
+    assert found.tests[0].dof_residual == N - 4
+
+
 def test_columns_that_others_span_count_for_nothing():
     spanned = torch.cat([Z, Z @ draw(3, 2, seed=9), W[:, :1]], 1)
     twice = torch.cat([W, 3 * W + 5], 1)

@@ -12,7 +12,13 @@ from sklearn_cfll.functional import (
     proximal_update,
     solve_ridge,
 )
-from sklearn_cfll.functional.paths import MomentsByOutput, RidgePathByOutput, merge
+from sklearn_cfll.functional.paths import (
+    MomentsByOutput,
+    RidgePathByOutput,
+    merge,
+    remove,
+)
+from sklearn_cfll.functional.posterior import weight_sums
 from sklearn_cfll.losses import SquaredLoss
 
 ALPHAS = pytest.mark.parametrize(
@@ -200,6 +206,44 @@ def test_the_mean_of_the_outputs_errors_is_the_weighted_loss():
     means = (sample_weight * targets).sum(0) / sample_weight.sum(0)
     expected = SquaredLoss()(means.expand_as(targets), targets, sample_weight)
     close(moments.error_of_mean.mean(), expected)
+
+
+def test_moved_moments_have_the_given_head_and_its_error():
+    problem = batch_of()
+    moments, alpha = moments_of(problem), torch.tensor([0.01, 0.2, 5.0]).double()
+    error = torch.tensor([1.0, 2.0, 3.0]).double()
+    moved = moments.moved(problem["weight"], problem["bias"], alpha, error)
+    weight, bias = RidgePathByOutput(moved).solve(alpha)
+    close(weight, problem["weight"])
+    close(bias, problem["bias"])
+    close(moved.error_of(weight, bias), error)
+
+
+def test_rows_can_be_removed_of_which_no_output_has_more_than_there_is():
+    problem = batch_of()
+    whole, part = moments_of(problem), moments_of(problem, slice(13))
+    rest = RidgePathByOutput(remove(whole, part)).solve(0.1)
+    expected = RidgePathByOutput(moments_of(problem, slice(13, None))).solve(0.1)
+    close(rest[0], expected[0])
+    heavy = problem["sample_weight"].clone()
+    heavy[:13, 1] *= 50
+    part = moments_of({**problem, "sample_weight": heavy}, slice(13))
+    assert remove(whole, part) is None
+
+
+def test_an_output_without_any_weight_hinders_no_removal():
+    problem = batch_of()
+    problem["sample_weight"][:, 1] = 0
+    rest = remove(moments_of(problem), moments_of(problem, slice(13)))
+    assert rest.weight_sum > 0
+    assert rest.parts[1].weight_sum == 0
+
+
+def test_a_scaled_path_knows_the_scaled_sums():
+    path = RidgePathByOutput(moments_of(batch_of()))
+    sums = weight_sums(path)
+    close(weight_sums(path.scaled(3.0)), 3 * sums)
+    close(path.scaled(3.0).moments.weight_sum, 3 * sums.mean())
 
 
 @ALPHAS

@@ -261,10 +261,37 @@ def test_a_module_that_makes_its_state_itself_comes_back(table, path):
     predicts_the_same(TorchBackbone(Scaled), table, path)
 
 
+@pytest.mark.parametrize(
+    "held",
+    [np.inf, -np.inf, np.nan, torch.device("cpu"), torch.float64, np.str_("mean")],
+    ids=str,
+)
+def test_numbers_that_json_has_not_and_words_of_torch_come_back(table, path, held):
+    again = predicts_the_same(TorchBackbone(Holder, held=held), table, path)
+    for other in (again.backbone_.held, again.backbone.held):
+        assert other == held or (np.isnan(other) and np.isnan(held))
+
+
+def test_a_name_that_a_trusted_module_has_not_is_told(table, path, monkeypatch):
+    predicts_the_same(TorchBackbone(Scaled), table, path)
+    monkeypatch.delattr("test_persistence_objects.Scaled")
+    message = (
+        r"needs test_persistence_objects:Scaled, which can't be imported \(.*Scaled"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(path, trusted=HERE)
+
+
 @pytest.mark.parametrize("hooks", [[], [0.5]], ids=str)
 def test_attributes_named_as_hooks_come_back(table, path, hooks):
     again = predicts_the_same(TorchBackbone(Counting, hooks=hooks), table, path)
     assert again.backbone_.n_hooks == len(hooks)
+
+
+def ring():
+    held = [1]
+    held.append(held)
+    return held
 
 
 LOST = {
@@ -290,6 +317,10 @@ MODULES = {
 OTHERS = {
     "flags": (Side.LEFT | Side.RIGHT, "is no member of its class"),
     "mask": (np.ma.masked_equal([1.0, 2.0], 2.0), "an array of a class of its own"),
+    "ring": (ring(), "a list, not saved: it holds itself"),
+    "bare": (object(), "a object, not saved: it has no attributes"),
+    "sparse": (torch.eye(2).to_sparse(), "not saved: its layout is torch.sparse_coo"),
+    "dates": (np.array(["2020"], "M8[Y]"), "not saved: its dtype is datetime64[Y]"),
 }
 
 

@@ -17,7 +17,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from small_models import LogOfFirst, classifier, regressor, small_network, watched
 from torch import nn
 
-from sklearn_cfll import MLP, CFLLNet
+from sklearn_cfll import MLP, CFLLNet, ProximalUpdate
 from sklearn_cfll.losses import SquaredLoss
 from sklearn_cfll.recovery import CHECK_EVERY, MOST_RECOVERIES
 
@@ -177,6 +177,34 @@ def test_solves_that_fail_again_and_again_name_prox_and_alpha(table, alpha):
     ):
         model.fit(*table)
     assert not hasattr(model, "net_")
+
+
+class Unsolvable(ProximalUpdate):
+    """Is given up on by LAPACK in one of its calls."""
+
+    calls = 0
+
+    def update_(self, *args, **kwargs):
+        Unsolvable.calls += 1
+        if Unsolvable.calls == 12:
+            raise torch.linalg.LinAlgError("no factor")
+        super().update_(*args, **kwargs)
+
+
+def test_a_solve_that_lapack_gives_up_on_is_undone(table, monkeypatch):
+    monkeypatch.setattr(Unsolvable, "calls", 0)
+    rule = {"head_update": Unsolvable(alpha=0.01, prox=(1.0, 1.0))}
+    model = regressor(max_epochs=12, batch_size="full", net_params=rule)
+    model.set_params(lr_schedule="constant")
+    message = (
+        r"went back to an earlier state once and halved its rate each time \(epoch 12: "
+        r"a solve of the head failed\); increase prox \(now .*\) or alpha \(now .*\)\.$"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(*table)
+    assert model.n_recoveries_ == 1
+    assert len(model.history_) == 12
+    assert model.score(*table) > 0.8
 
 
 def test_the_undone_steps_leave_no_row_in_the_history(table, capfd):

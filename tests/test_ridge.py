@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from sklearn_cfll.functional import feature_energy, proximal_update, solve_ridge
+from sklearn_cfll.functional import (
+    feature_energy,
+    proximal_update,
+    solve_ridge,
+    systems,
+)
 
 TALL, WIDE = (40, 7), (6, 15)
 SHAPES = pytest.mark.parametrize(
@@ -189,6 +194,26 @@ def test_float32_features_are_solved_as_exactly_as_float64(n_rows, n_features, s
     # whose relative error of about 1e-7 times the condition one refinement squares.
     torch.testing.assert_close(narrow[0], exact[0], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(narrow[1], exact[1], rtol=1e-8, atol=1e-8)
+
+
+@SHAPES
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_a_float32_gram_matrix_is_refined_by_torch_too(
+    n_rows, n_features, weighted, monkeypatch
+):
+    problem = random_problem(n_rows, n_features)
+    problem["features"] = problem["features"].float()
+    if not weighted:
+        problem["sample_weight"] = None
+    wide = {**problem, "features": problem["features"].double()}
+    # A prox that is a tensor, as a learnt one is, goes by torch.
+    settings = {"alpha": 0.01, "prox": torch.tensor(0.3).double()}
+    exact = proximal_update(**wide, **settings)
+    monkeypatch.setattr(systems, "MANY_PRODUCTS", 1)
+    narrow = proximal_update(**problem, **settings)
+    assert not torch.equal(narrow.weight, exact.weight)
+    close(narrow.weight, exact.weight, 1e-9)
+    close(narrow.bias, exact.bias, 1e-9)
 
 
 def test_float32_features_with_a_weak_pull_fall_back_to_float64():

@@ -284,6 +284,14 @@ def test_labels_that_no_call_named_are_told(rows, labels, named):
         fitted.partial_fit(X[:2], labels)
 
 
+def test_a_stream_of_one_class_is_refused(rows):
+    model = classifier()
+    message = r"^classes holds \['a'\]; CFLLClassifier needs two classes or more\.$"
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(rows[0][:2], ["a", "a"], classes=["a"])
+    assert not hasattr(model, "classes_")
+
+
 def test_classes_may_come_later_than_the_first_chunk(rows, labels):
     X, _ = rows
     order = np.argsort(labels, kind="stable")
