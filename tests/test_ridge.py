@@ -5,6 +5,7 @@ import torch
 
 from sklearn_cfll.functional import (
     feature_energy,
+    lapack,
     proximal_update,
     solve_ridge,
     systems,
@@ -216,7 +217,13 @@ def test_a_float32_gram_matrix_is_refined_by_torch_too(
     close(narrow.bias, exact.bias, 1e-9)
 
 
-def test_float32_features_with_a_weak_pull_fall_back_to_float64():
+@pytest.mark.parametrize("many", [1, 2**23], ids=["large", "small"])
+@pytest.mark.parametrize("by_torch", [False, True], ids=["LAPACK", "torch"])
+def test_float32_features_with_a_weak_pull_fall_back_to_float64(
+    many, by_torch, monkeypatch
+):
+    for module in (systems, lapack):
+        monkeypatch.setattr(module, "MANY_PRODUCTS", many)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(200, 1, generator=generator, dtype=torch.float64)
     noise = torch.randn(200, 8, generator=generator, dtype=torch.float64)
@@ -226,8 +233,11 @@ def test_float32_features_with_a_weak_pull_fall_back_to_float64():
         "weight": torch.zeros(8, 1).double(),
         "bias": torch.zeros(1).double(),
     }
+    if by_torch:  # as weights of each output's own are
+        problem["sample_weight"] = torch.ones(200, 1).double()
     narrow = proximal_update(**problem, alpha=0.0, prox=1e-9)
     problem["features"] = problem["features"].double()
+    problem.pop("sample_weight", None)
     exact = brute_proximal(**problem, alpha=0.0, prox=1e-9)
     close(narrow[0], exact[0], 1e-5)
 
