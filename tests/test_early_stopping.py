@@ -209,6 +209,29 @@ def test_scoring_is_recorded_each_epoch(table, fresh_rows, form):
     assert_allclose(model.history_[:, "valid_score"], noted[:4], rtol=1e-9)
 
 
+@pytest.mark.parametrize("form", ["name", "function"])
+def test_scoring_has_the_weights_of_the_held_out_rows(table, fresh_rows, form):
+    X_val, y_val = fresh_rows
+    weight = np.linspace(0.1, 3, len(X_val))
+    noted = []
+
+    def error(estimator, X, y, sample_weight=None):
+        gap = np.abs(estimator.predict(X) - y)
+        noted.append(-np.average(gap, weights=sample_weight))
+        return noted[-1]
+
+    held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": weight}
+    regressor(max_epochs=3, scoring=error).fit(*table, **held_out)
+    scoring = error if form == "function" else "neg_mean_absolute_error"
+    model = regressor(max_epochs=3, scoring=scoring, early_stopping=False)
+    model.fit(*table, **held_out)
+    assert_allclose(model.history_[:, "valid_score"], noted[:3], rtol=1e-9)
+    plain = regressor(max_epochs=3, scoring=scoring, early_stopping=False)
+    plain.fit(*table, X_val=X_val, y_val=y_val)
+    scores = (fitted.history_[:, "valid_score"] for fitted in (model, plain))
+    assert not np.isclose(*scores, rtol=1e-3).any()
+
+
 def test_scoring_decides_the_best_epoch_and_the_end(table, fresh_rows):
     X_val, y_val = fresh_rows
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.2])
