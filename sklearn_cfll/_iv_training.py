@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import warnings
@@ -20,7 +21,7 @@ from sklearn_cfll.schedules import rate_factor
 from sklearn_cfll.stepping import (
     clear_gradients,
     refuse_inference_mode,
-    set_mode,
+    stepping,
     take_step,
     tell_no_gradient,
 )
@@ -75,7 +76,7 @@ class IVTraining:
         self.has_gradient = False
 
     def run(self) -> None:
-        """Train; an interruption keeps the state after the last whole pass."""
+        """Train; an interruption keeps the state so far, if it is finite."""
         refuse_inference_mode()
         self._keep()
         try:
@@ -108,17 +109,16 @@ class IVTraining:
         """Take all steps of a pass; give the mean losses (2,) of the stages."""
         self.trainee.train()
         found = []
-        for optimizer in self.optimizers.values():
-            set_mode(optimizer, "train")
-        for kind, compute in self.steps.of_pass():
-            if kind in self.optimizers:
-                found.append(self._take(kind, compute))
-            elif kind == self.steps.complete:
-                with torch.no_grad():
-                    found.append(compute(self.step / self.n_steps)[1])
-            self.step += 1
-        for optimizer in self.optimizers.values():
-            set_mode(optimizer, "eval")
+        with contextlib.ExitStack() as modes:
+            for optimizer in self.optimizers.values():
+                modes.enter_context(stepping(optimizer))
+            for kind, compute in self.steps.of_pass():
+                if kind in self.optimizers:
+                    found.append(self._take(kind, compute))
+                elif kind == self.steps.complete:
+                    with torch.no_grad():
+                        found.append(compute(self.step / self.n_steps)[1])
+                self.step += 1
         # Steps on the instruments alone know no loss of stage 2; the last one does.
         losses = torch.stack(found)
         losses[:-1] = torch.where(losses[:-1].isnan(), losses[-1], losses[:-1])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from pytorch_optimizer import ScheduleFreeAdamW
 from sklearn.exceptions import ConvergenceWarning
 from small_instruments import IDENTITY, confounded, small, two_stage_least_squares
 from small_models import draw
@@ -575,6 +576,22 @@ def test_an_interruption_leaves_a_fitted_estimator():
         model.fit(X, Y, instruments=Z)
     assert 0 < model.n_iter_ < 15
     assert np.isfinite(model.predict(X)).all()
+
+
+def test_an_interruption_leaves_the_average_of_an_optimizer_that_averages():
+    made = []
+
+    class Noting(ScheduleFreeAdamW):
+        def __init__(self, *args, **kwargs):
+            made.append(self)
+            super().__init__(*args, **kwargs)
+
+    Exploding.n_passes = 0
+    model = small(backbone=TorchBackbone(Interrupting), optimizer=Noting)
+    with pytest.warns(ConvergenceWarning, match=r"interrupted in epoch \d+ of 15"):
+        model.fit(X, Y, instruments=Z)
+    modes = [g["train_mode"] for optimizer in made for g in optimizer.param_groups]
+    assert modes == [False] * len(made)
 
 
 def test_dead_features_are_told():
