@@ -24,6 +24,16 @@ def case(name, message, /, *, error=ValueError, endogenous=(0,), **changed):
     return pytest.param(endogenous, changed, error, message, id=name)
 
 
+class Infinite(nn.Linear):
+    """Divides by zero from the start."""
+
+    def __init__(self, in_features):
+        super().__init__(in_features, 4)
+
+    def forward(self, X):
+        return super().forward(X) / 0
+
+
 class Casts(nn.Linear):
     """Takes its input in float32, whatever it is given."""
 
@@ -289,6 +299,12 @@ def test_a_fit_that_fails_leaves_the_last_one_whole():
             r"instrument_backbone Casts raised RuntimeError for columns of shape "
             r"\(2, 3\): .*; tables of up to 299 rows are trained in float64: set "
             r"dtype='float32', or let the backbone take the dtype of X\.",
+        ),
+        (
+            {"instrument_backbone": TorchBackbone(Infinite)},
+            ValueError,
+            r"instrument_backbone Infinite returned features that are not finite for "
+            r"columns of shape \(2, 3\); check its initial weights\.",
         ),
         (
             {"validation_fraction": 0.001},

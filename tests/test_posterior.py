@@ -18,6 +18,7 @@ from sklearn_cfll.functional import (
     log_evidence,
 )
 from sklearn_cfll.functional.paths import moments_of, path_of
+from sklearn_cfll.functional.posterior import noise_left
 
 SHAPES = pytest.mark.parametrize(
     ("n_rows", "n_features"), [(40, 7), (9, 15)], ids=["tall", "wide"]
@@ -226,6 +227,34 @@ def test_an_output_without_any_rows_has_the_noise_of_its_targets():
     alone, _ = fit_noise(draw(30, 2)[:, :1], draw(30, 1, seed=8).square())
     # The sums over the rows are by another product, which rounds otherwise.
     assert noise.tolist() == pytest.approx([alone.item(), 1.0], rel=1e-14)
+
+
+@pytest.mark.parametrize("n_rows", [40, 5], ids=["many rows", "few rows"])
+def test_the_noise_that_is_left_is_each_outputs_own(n_rows):
+    features, targets, _ = problem(n_rows, 7)
+    weight = draw(n_rows, 3, seed=3).abs() + 0.1
+    moments = moments_of(features, targets, weight)
+    # Weights are one in the mean over all outputs, not for each of them.
+    moments = moments.scaled(n_rows / float(moments.weight_sum))
+    path = path_of(moments)
+    head, bias = path.solve(1e-14)
+    left = noise_left(path, 1e-14, head, bias)
+    for output, part in enumerate(moments.parts):
+        own = path_of(part), 1e-14, head[:, [output]], bias[[output]]
+        close(left[[output]], noise_left(*own))
+        if n_rows < 7 and part.weight_sum < n_rows:
+            close(left[[output]], part.error_of_mean)
+    sums = [float(part.weight_sum) for part in moments.parts]
+    assert min(sums) < n_rows - 0.1 < n_rows + 0.1 < max(sums)
+
+
+def test_rows_on_a_plane_leave_a_noise_that_can_be_divided_by():
+    features, _, weight = problem(40, 7)
+    targets = features @ draw(7, 2, seed=9)
+    path = path_of(moments_of(features, 0 * targets, weight))
+    assert noise_left(path, 0.1, *path.solve(0.1)).tolist() == [1e-16, 1e-16]
+    path = path_of(moments_of(features, targets, weight))
+    assert (noise_left(path, 0.0, *path.solve(0.0)) >= 1e-16).all()
 
 
 def test_errors_of_zero_leave_a_noise_that_can_be_divided_by():
