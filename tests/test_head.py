@@ -9,6 +9,7 @@ from torch import nn
 
 from sklearn_cfll import ClosedFormHead
 from sklearn_cfll.functional import feature_energy, proximal_update
+from sklearn_cfll.prox import PrequentialProx
 
 
 def close(actual, expected, tolerance=1e-12):
@@ -111,6 +112,18 @@ def test_after_a_failure_the_next_update_goes_on_from_the_kept_head():
         each.update_(draw(9, 4), draw(9, 2), alpha=0.1, prox=0.5)
     assert torch.equal(head.weight, other.weight)
     assert int(head.n_failures) == 1
+
+
+def test_a_plain_pull_ends_what_a_learnt_one_has_begun():
+    head, plain = solved_head(), solved_head()
+    head.update_(draw(9, 4), draw(9, 2), alpha=0.1, prox=PrequentialProx())
+    assert head.slope is not None
+    head.update_(draw(9, 4), draw(9, 2), alpha=0.1, prox=0.5)
+    assert head.slope is None
+    plain.weight, plain.bias = head.weight, head.bias
+    for each in [head, plain]:  # nothing is left to learn from
+        each.update_(draw(9, 4, seed=5), draw(9, 2), alpha=0.1, prox=PrequentialProx())
+    close(head.weight, plain.weight)
 
 
 def test_an_update_replaces_the_tensors_that_autograd_may_hold():

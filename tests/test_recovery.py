@@ -121,6 +121,17 @@ def test_training_goes_on_from_the_last_good_state(table, optimizer):
     assert model.score(*table) > 0.99
 
 
+def test_a_state_that_leads_to_trouble_twice_is_left_for_the_one_before(table):
+    callbacks = [("first", Spoil(CHECK_EVERY + 10)), ("again", Spoil(CHECK_EVERY + 15))]
+    model = steady(max_epochs=80, callbacks=callbacks)
+    with pytest.warns(ConvergenceWarning, match="to an earlier state 2 times"):
+        model.fit(*table)
+    losses, rates = (model.history_[:, name] for name in ("train_loss", "lr"))
+    first, again = rates.index(0.01), rates.index(0.005)
+    assert losses[first] == losses[CHECK_EVERY]
+    assert losses[again] == losses[0]
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_the_rate_stays_halved_under_a_schedule(table, schedule):
     rates = []

@@ -390,6 +390,17 @@ def test_what_the_first_rows_settle_can_not_change(rows, begin, params, message)
     model.set_params(**params).fit(X, Y + 9).partial_fit(X, Y + 9)
 
 
+def test_a_head_for_new_targets_goes_by_the_network_that_was_trained(rows):
+    X, Y = rows
+    model = regressor(max_epochs=1).fit(X[:100], Y[:100])
+    model.set_params(backbone__width=16)
+    other = model.refit_head(X[:100], -Y[:100])
+    message = "^backbone__width has changed .*, from 32 to 16, but the network"
+    with pytest.raises(ValueError, match=message):
+        other.partial_fit(X[100:], -Y[100:])
+    other.set_params(backbone__width=32).partial_fit(X[100:], -Y[100:])
+
+
 def test_a_stream_of_classes_keeps_their_scale_and_weights(rows, labels):
     X, _ = rows
     model = classifier(max_epochs=1).partial_fit(X, labels, classes=["a", "b", "c"])
