@@ -204,6 +204,23 @@ def test_earlier_rows_move_the_factor_as_if_they_were_there(labelled):
     assert abs(np.log(both / whole)) < 0.01
 
 
+@pytest.mark.parametrize("forgetting", [1.0, 0.99, 0.5])
+def test_rows_that_fade_say_as_much_less_of_the_factor(labelled, forgetting):
+    X, y = labelled[0], labelled[1].copy()
+    y[600:900:5] = 1 - y[600:900:5]  # which makes the later rows less sure
+    model = classifier(max_epochs=2).partial_fit(X[:600], y[:600], classes=[0, 1])
+    model.set_params(**FROZEN, forgetting=forgetting)
+    factor = model.calibration_[0] * model.target_scale
+    scores = model.decision_function(X[600:900])[:, None] / factor
+    left = forgetting**300 * model._sums.curvature
+    model.partial_fit(X[600:900], y[600:900])
+    rows, ones = (scores, y[600:900], np.ones(300)), np.ones(300)
+    moved = moved_factor(factor, left, *rows, bounds=(0.01, 1000))
+    assert_allclose(model.calibration_[0] * model.target_scale, moved, rtol=1e-4)
+    curvature = left + curvature_of(moved, scores, ones)
+    assert_allclose(model._sums.curvature, curvature, rtol=1e-4)
+
+
 def test_a_chunk_of_one_class_may_be_forgotten(labelled):
     X, y = labelled[0], np.zeros(1200, int)
     model = classifier(max_epochs=2).partial_fit(X[:32], y[:32], classes=[0, 1])

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from small_models import classifier, regressor
 
 from sklearn_cfll import MLP, TorchBackbone, load, save
+from sklearn_cfll._final import ALPHA_PATH
 from sklearn_cfll.functional import Moments, RidgePath, solve_ridge
 
 FROZEN = {"stream_epochs": 0, "dtype": "float64"}
@@ -125,6 +126,16 @@ def test_chunks_of_classes_give_the_solved_head_of_all_rows(rows, labels):
 
 
 # Removal ----------------------------------------------------------------------------
+
+
+def test_classes_of_a_stream_share_the_ridge_that_suits_them_together(rows, labels):
+    X, _ = rows
+    model = classifier(**FROZEN).partial_fit(X, labels, classes=["a", "b", "c"])
+    moments = model._sums.moments
+    errors = RidgePath(moments).generalized_errors(ALPHA_PATH).mean(1)
+    assert isinstance(model.alpha_, float)
+    best = errors[list(ALPHA_PATH).index(model.alpha_)]
+    assert errors.min() <= best < 1.01 * errors.min()
 
 
 def test_forget_undoes_an_update(rows):
