@@ -50,6 +50,57 @@ def test_a_classifier_doesnt_see_the_size_of_weights(labelled, size, early_stopp
     assert_allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1 / 600, 1000.5])
+@pytest.mark.parametrize("fitted", [False, True], ids=["stream", "fit"])
+def test_a_stream_of_classes_doesnt_see_the_size_of_weights(labelled, size, fitted):
+    X, y = labelled
+    weight = np.random.default_rng(0).uniform(0.5, 2, 600)
+    probabilities = []
+    for factor in (1.0, size):
+        model = classifier(max_epochs=3, dtype="float64", alpha=0.01, **FROZEN)
+        first = {"sample_weight": factor * weight[:300]}
+        if fitted:
+            model.fit(X[:300], y[:300], **first)
+        else:
+            model.partial_fit(X[:300], y[:300], classes=[0, 1], **first)
+        for start in (300, 310, 320):
+            part = slice(start, start + 10)
+            model.partial_fit(X[part], y[part], sample_weight=factor * weight[part])
+        probabilities.append(model.predict_proba(X[600:]))
+    assert_allclose(*probabilities, atol=1e-4)
+
+
+def test_a_stream_of_classes_takes_integer_weights_as_repeated_rows(labelled):
+    X, y = labelled
+    weight = np.random.default_rng(0).integers(1, 4, 400)
+    settings = {"dtype": "float64", "alpha": 0.01, **FROZEN}
+    weighted = classifier(max_epochs=2, **settings)
+    weighted.partial_fit(X[:300], y[:300], classes=[0, 1], sample_weight=weight[:300])
+    repeated = classifier(weighted.backbone_, **settings)
+    rows = np.repeat(np.arange(400), weight)
+    early, late = rows[rows < 300], rows[rows >= 300]
+    repeated.partial_fit(X[early], y[early], classes=[0, 1])
+    assert_allclose(weighted.calibration_, repeated.calibration_, rtol=1e-3)
+    weighted.partial_fit(X[300:400], y[300:400], sample_weight=weight[300:])
+    repeated.partial_fit(X[late], y[late])
+    assert_allclose(weighted.calibration_, repeated.calibration_, rtol=1e-3)
+    assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-3)
+    assert_allclose(weighted._sums.curvature, repeated._sums.curvature, rtol=1e-3)
+
+
+def test_a_first_chunk_is_as_sure_whatever_the_targets_scale(labelled):
+    X, y = labelled
+    backbone = classifier(max_epochs=2).fit(X[:300], y[:300]).backbone_
+    settings = {"dtype": "float64", "alpha": 0.01, **FROZEN}
+    probabilities = [
+        classifier(backbone, target_scale=scale, **settings)
+        .partial_fit(X[:300], y[:300], classes=[0, 1])
+        .predict_proba(X[600:])
+        for scale in (1.0, 30.0)
+    ]
+    assert_allclose(*probabilities, atol=1e-5)
+
+
 def test_held_out_weights_have_a_size_of_their_own(labelled):
     X, y = labelled
     models = [
