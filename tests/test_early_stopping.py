@@ -57,6 +57,16 @@ def test_held_out_classes_are_stratified():
     assert np.bincount(held_out.y).tolist() == [2, 18]
 
 
+@pytest.mark.parametrize("sizes", [(8, 8, 1), (4, 4, 4)], ids=["rare", "many"])
+def test_classes_too_few_to_be_stratified_are_held_out_all_the_same(sizes):
+    y = np.repeat([0, 1, 2], sizes)
+    X = np.random.default_rng(0).normal(size=(len(y), 3))
+    model = classifier(early_stopping=True, validation_fraction=0.1, max_epochs=1)
+    held_out = watched(model, X, y)[1].held_out
+    assert len(held_out) == 2
+    assert model.classes_.tolist() == [0, 1, 2]
+
+
 def test_held_out_rows_of_ones_own_leave_all_rows_for_training(table, fresh_rows):
     X_val, y_val = fresh_rows
     model, seen = watched(regressor(max_epochs=1), *table, X_val=X_val, y_val=y_val)

@@ -114,11 +114,13 @@ def test_after_a_failure_the_next_update_goes_on_from_the_kept_head():
     assert int(head.n_failures) == 1
 
 
-def test_a_plain_pull_ends_what_a_learnt_one_has_begun():
+@pytest.mark.parametrize("most", [2**22, 1], ids=["rows", "streamed"])
+def test_a_plain_pull_ends_what_a_learnt_one_has_begun(most, monkeypatch):
+    monkeypatch.setattr("sklearn_cfll.head._MOST_NUMBERS", most)
     head, plain = solved_head(), solved_head()
     head.update_(draw(9, 4), draw(9, 2), alpha=0.1, prox=PrequentialProx())
     assert head.slope is not None
-    head.update_(draw(9, 4), draw(9, 2), alpha=0.1, prox=0.5)
+    head.update_(draw(3, 3, 4), draw(3, 3, 2), alpha=0.1, prox=0.5)
     assert head.slope is None
     plain.weight, plain.bias = head.weight, head.bias
     for each in [head, plain]:  # nothing is left to learn from
