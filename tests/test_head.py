@@ -114,6 +114,25 @@ def test_after_a_failure_the_next_update_goes_on_from_the_kept_head():
     assert int(head.n_failures) == 1
 
 
+@pytest.mark.parametrize("by_output", [False, True], ids=["rows", "outputs"])
+def test_a_learnt_pull_takes_integer_weights_as_repeated_rows(by_output):
+    weighted, repeated = PrequentialProx(), PrequentialProx()
+    heads = [solved_head(), solved_head()]
+    for seed in range(5):
+        features, targets = draw(9, 4, seed=seed), draw(9, 2, seed=seed + 9)
+        weight = torch.arange(9) % 3 * (1 + 4 * (seed % 2))
+        own = weight.double()
+        own = own[:, None].expand(9, 2) if by_output else own
+        heads[0].update_(features, targets, own, alpha=0.1, prox=weighted)
+        rows = (
+            features.repeat_interleave(weight, 0) for features in (features, targets)
+        )
+        heads[1].update_(*rows, alpha=0.1, prox=repeated)
+    close(heads[0].weight, heads[1].weight)
+    close(weighted.value, repeated.value)
+    assert abs(weighted.value.log()) > 0.05
+
+
 @pytest.mark.parametrize("most", [2**22, 1], ids=["rows", "streamed"])
 def test_a_plain_pull_ends_what_a_learnt_one_has_begun(most, monkeypatch):
     monkeypatch.setattr("sklearn_cfll.head._MOST_NUMBERS", most)
