@@ -20,6 +20,8 @@ from sklearn_cfll import (
     RunningAverageUpdate,
 )
 from sklearn_cfll.functional import feature_energy, solve_ridge
+from sklearn_cfll.losses import SquaredLoss
+from sklearn_cfll.prox import PrequentialProx
 
 D, K = 4, 2
 RULES = {
@@ -152,6 +154,49 @@ def test_the_naive_update_is_ridge_on_the_batch(weighted):
     stream = list(batches(3, weighted=weighted))
     head, _ = run(BatchRidgeUpdate(0.2), stream)
     assert_same_head(head, *solve_ridge(*stream[-1][:2], 0.2, stream[-1][2]))
+
+
+@pytest.mark.parametrize("shape", [None, (11,), (11, K)], ids=str)
+def test_loss_and_penalty_are_least_at_the_updated_head(shape):
+    features, targets, _ = next(batches(1))
+    weight = None if shape is None else draw(*shape, seed=7).exp()
+    head = ClosedFormHead(D, K)
+    head.weight, head.bias = draw(D, K, seed=8), draw(K, seed=9)
+    last, rule = (head.weight, head.bias), ProximalUpdate(0.3, 0.7)
+    rule.update_(head, features, targets, weight)
+    head.weight.requires_grad_()
+    head.bias.requires_grad_()
+    penalty = rule.penalty(head, features, weight, last)
+    objective = SquaredLoss()(head(features), targets, weight) + penalty
+    for slope in torch.autograd.grad(objective, [head.weight, head.bias]):
+        torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [None, (6,), (6, 3, K)], ids=str)
+def test_the_pull_learns_by_adam_from_the_weighted_gain(shape):
+    prox = PrequentialProx(start=2.0)
+    logarithm = torch.tensor(2.0).double().log().requires_grad_()
+    adam = torch.optim.Adam([logarithm], lr=0.1, betas=(0.9, 0.99), eps=0)
+    for seed in range(5):
+        residual, slope = draw(6, 3, K, seed=seed), draw(6, 3, K, seed=seed + 10)
+        weight = None if shape is None else (1 + seed) * draw(*shape, seed=seed).exp()
+        each = residual.new_ones(6) if weight is None else weight
+        each = each.reshape(6, *each.shape[1:], *[1] * (3 - each.ndim))
+        each = each.expand_as(residual)
+        logarithm.grad = -(each * residual * slope).sum() / each.sum()
+        adam.step()
+        prox.learn(residual, slope, weight)
+        torch.testing.assert_close(prox.value, logarithm.detach().exp())
+
+
+@each_rule
+def test_a_rule_begins_anew_with_each_training(rule):
+    stream = list(batches(3))
+    (head, _), (_, used) = run(rule, stream), run(rule, stream[::-1])
+    assert_same_head(run(used, stream)[0], head.weight, head.bias)
+    head.slope = head.weight, head.bias
+    used.start_(head, *stream[0])
+    assert head.slope is None
 
 
 def test_proximal_anneals_its_pull_and_tells_it():
