@@ -189,6 +189,16 @@ def test_the_pull_learns_by_adam_from_the_weighted_gain(shape):
         torch.testing.assert_close(prox.value, logarithm.detach().exp())
 
 
+def test_the_pull_learns_nothing_of_nothing_and_stays_in_its_bounds():
+    prox, ones = PrequentialProx(start=3.0), torch.ones(2, 1).double()
+    prox.learn(0 * ones, ones)
+    assert float(prox.value) == pytest.approx(3)
+    for sign, bound in [(1, 1e4), (-1, 0.1)]:
+        for _ in range(300):
+            prox.learn(ones, sign * ones)
+        assert float(prox.value) == pytest.approx(bound)
+
+
 @each_rule
 def test_a_rule_begins_anew_with_each_training(rule):
     stream = list(batches(3))
