@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from skorch.utils import to_device
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.losses import Tally
 from sklearn_cfll.optimizers import has_learnable_parameters, searches_along_lines
 from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
+from sklearn_cfll.schedules import base_rates, reset_rates
 from sklearn_cfll.stepping import (
     refuse_inference_mode,
     set_mode,
@@ -40,6 +41,7 @@ class TrainingLoop(NeuralNet):
 
     module_: Any
     optimizer_: Any
+    lr_schedule: Any
     train_score: Any
     valid_score: Any
     _own_update: Any
@@ -53,7 +55,7 @@ class TrainingLoop(NeuralNet):
         self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0
         self.head_update_ = self._own_update()
         self.searches_ = searches_along_lines(self.optimizer_)
-        self.rates_ = [group.get("lr") for group in self.optimizer_.param_groups]
+        self.rates_ = base_rates(self.optimizer_)
         self._listen()
         self.recovery_, self.starting_ = Recovery(self), True
         self.n_earlier_epochs_ = len(self.history)
@@ -67,6 +69,8 @@ class TrainingLoop(NeuralNet):
                 self._end_interrupted()
             self.recovery_.finish()
             raise  # skorch ends the training by it
+        finally:
+            reset_rates(self.optimizer_)  # for partial_fit, which begins a schedule
         self.recovery_.finish()
         learns = has_learnable_parameters(self.module_.backbone)
         if self.step_ and learns and not self.has_gradient_:
@@ -84,6 +88,9 @@ class TrainingLoop(NeuralNet):
             _overrides(callback, "on_grad_computed") for callback in callbacks
         )
         self.progress_ = [c for c in callbacks if isinstance(c, Progress)]
+        # A scheduler of the user's rules alone.
+        scheduled = any(isinstance(callback, LRScheduler) for callback in callbacks)
+        self.lr_schedule_ = None if scheduled else self.lr_schedule
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Tell the callbacks; one that interrupts after an epoch stops the training."""

@@ -58,7 +58,8 @@ class CFLLNet(TrainingStep):
         forward pass, or after it, with two (the paper's algorithm 1).
     lr_schedule : {"cooldown", "cosine", "linear", "constant"} or callable, \
 default="cooldown"
-        Factor of the rate at a progress in [0, 1).
+        Factor of the rate at a progress in [0, 1), which begins anew in each training,
+        ``partial_fit`` among them. An ``LRScheduler`` among the callbacks rules alone.
     batch_transform : callable, default=None
         ``f(X)``, which gives each training batch its augmented inputs, a Tensor of the
         same samples on the device. The exact head is solved on the rows as they are.

@@ -260,9 +260,11 @@ class Recovery:
         rates = [group["lr"] for group in groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * self.rate_factor
-        take_step(optimizer, closure)
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        try:
+            take_step(optimizer, closure)
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def finish(self) -> None:
         """Let go of the states, and warn where the training went back."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from sklearn_cfll.batches import Batch
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
-from sklearn_cfll.schedules import rate_factor
+from sklearn_cfll.schedules import rate_factor, set_rates
 from sklearn_cfll.stepping import clear_gradients
 
 
@@ -22,7 +22,6 @@ class TrainingStep(TrainingLoop):
     A subclass owns the network, the optimizer and the head's update.
     """
 
-    lr_schedule: Any
     update_order: Any
     output_weight: Any
     objective: Any
@@ -196,12 +195,9 @@ class TrainingStep(TrainingLoop):
         self.head_update_ = copy.deepcopy(update)
 
     def _set_rates(self, progress: float) -> None:
-        factor = rate_factor(self.lr_schedule, progress)
-        if factor is None:
-            return
-        for group, rate in zip(self.optimizer_.param_groups, self.rates_, strict=True):
-            if rate is not None:
-                group["lr"] = rate * factor
+        factor = rate_factor(self.lr_schedule_, progress)
+        if factor is not None:
+            set_rates(self.optimizer_, self.rates_, factor)
 
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Predict a held-out batch."""

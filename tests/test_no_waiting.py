@@ -97,6 +97,7 @@ def net_on_meta(**params):
     net.batch_listeners_, net.progress_ = False, []
     net.writes_, net.has_gradient_ = None, False
     net.rates_ = [group["lr"] for group in net.optimizer_.param_groups]
+    net.lr_schedule_ = net.lr_schedule
     net.head_update_ = net._own_update()
     net.recovery_ = SimpleNamespace(step=take_step, watch=lambda loss: False)
     return net
