@@ -18,6 +18,7 @@ from sklearn_cfll._numbers import refuse_not_finite
 from sklearn_cfll._parameters import Parameters
 from sklearn_cfll._validation import read_X
 from sklearn_cfll.chunks import chunk_slices, numbers_in, share_memory
+from sklearn_cfll.head import at_least_single
 from sklearn_cfll.net import CFLLNet
 
 
@@ -93,7 +94,7 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
                 try:
                     # A copy: a network may write to its input, which is the user's.
                     chunk = source[rows].to(device, dtype, copy=True)
-                    features = backbone(chunk)
+                    features = at_least_single(backbone(chunk))
                 except Exception as error:
                     refuse_other_shape(self, X, error)
                     raise
@@ -103,6 +104,7 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
                 if weight is not None and bias is not None:
                     weight, bias = weight.to(features), bias.to(features)
                     output = nn.functional.linear(features, weight, bias)
+                    output = at_least_single(output)  # under autocast it was narrowed
                 if beside is not None:
                     # Torch takes the wider of the two precisions.
                     output = torch.cat([output.cpu(), beside(features.cpu())], -1)

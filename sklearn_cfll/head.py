@@ -16,6 +16,8 @@ from sklearn_cfll.prox import PrequentialProx
 # Numbers of a grid's features that are rows at once, 32 MB of them in float64.
 _MOST_NUMBERS = 2**22
 
+_HALF = (torch.float16, torch.bfloat16)
+
 # A first head that is hardly penalised is large, and large heads make large
 # gradients in the backbone.
 _FIRST_PROX = 0.1
@@ -80,9 +82,13 @@ class ClosedFormHead(nn.Module):
         self.slope = None
 
     def forward(self, features: Tensor) -> Tensor:
-        """Predictions (..., k) of features (..., d), in the features' dtype."""
+        """Predictions (..., k) of features (..., d), in the features' dtype.
+
+        Those of features in half precision, as autocast gives them, are in float32.
+        """
+        features = at_least_single(features)
         weight, bias = self.weight.to(features.dtype), self.bias.to(features.dtype)
-        return nn.functional.linear(features, weight.mT, bias)
+        return at_least_single(nn.functional.linear(features, weight.mT, bias))
 
     @torch.no_grad()
     def update_(
@@ -236,6 +242,14 @@ class ClosedFormHead(nn.Module):
         """Sizes, as the layers of torch show theirs."""
         in_features, out_features = self.weight.shape
         return f"in_features={in_features}, out_features={out_features}"
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Give float16 and bfloat16, whose two or three digits are few, as float32.
+
+    NumPy, too, has no bfloat16.
+    """
+    return values.float() if values.dtype in _HALF else values
 
 
 def as_rows(

@@ -21,6 +21,7 @@ from sklearn_cfll.optimizers import has_learnable_parameters, searches_along_lin
 from sklearn_cfll.recovery import FEW_STEPS, Recovery, Trouble, unsolved
 from sklearn_cfll.schedules import base_rates, reset_rates
 from sklearn_cfll.stepping import (
+    refuse_autocast,
     refuse_inference_mode,
     set_mode,
     stepping,
@@ -50,6 +51,7 @@ class TrainingLoop(NeuralNet):
     def fit_loop(self, X: Any, y: Any = None, epochs: Any = None, **kwargs: Any) -> Any:
         """Train; counts the steps for the schedules."""
         refuse_inference_mode()
+        refuse_autocast(self.module_)
         epochs = self.max_epochs if epochs is None else epochs
         self.writes_, self.has_gradient_ = None, False  # of steps, once there are some
         self.epochs_, self.n_steps_, self.step_ = epochs, 1, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,10 @@ from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 from torch.optim import Optimizer
+
+from sklearn_cfll.functional.systems import is_autocast
 
 _ZERO_GRAD = Optimizer.zero_grad
 _COMMON: Any = sys.modules[Optimizer.__module__]
@@ -54,6 +58,23 @@ def refuse_inference_mode() -> None:
         raise ValueError(
             "training needs gradients, which torch.inference_mode keeps none of; call "
             "fit outside of it (predict computes without gradients by itself)."
+        )
+
+
+def refuse_autocast(module: nn.Module) -> None:
+    """Refuse to train where torch goes on with the weights of the first step.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What is to be trained.
+    """
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    if any(is_autocast(kind) for kind in {tensor.device.type for tensor in tensors}):
+        raise ValueError(
+            "training can't be inside of torch.autocast, which keeps the weights that "
+            "it has cast until its end, so that no step would show; call fit outside "
+            "of it, and use autocast in the backbone's forward."
         )
 
 

@@ -193,9 +193,17 @@ def _smaller(rows: Tensor) -> type[System]:
 
 def worth_mixing(features: Tensor, prox: float | Tensor) -> bool:
     """Whether a float32 Gram is safe, and larger than what its refinement costs."""
+    if is_autocast(features.device.type):
+        return False  # it would be in half precision
     n_rows, n_features = features.shape[-2:]
     products = n_rows * n_features * min(n_rows, n_features)
     return products >= MANY_PRODUCTS and safe_in_float32(n_features, prox)
+
+
+def is_autocast(kind: str) -> bool:
+    """Whether autocast is at work on a kind of device."""
+    known = torch.amp.is_autocast_available(kind)
+    return known and torch.is_autocast_enabled(kind)
 
 
 def safe_in_float32(n_features: int, prox: float | Tensor) -> bool:
