@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from sklearn_cfll.batches import TensorBatches
+from sklearn_cfll.checks import check_parameters
 from sklearn_cfll.head import ClosedFormHead
 from sklearn_cfll.losses import SquaredLoss
 from sklearn_cfll.network import Network
@@ -158,13 +159,20 @@ default="cooldown"
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return [("epoch_timer", EpochTimer())]
 
+    def check_training_readiness(self) -> None:
+        """Check, before anything is made or trained, the parameters that can be."""
+        super().check_training_readiness()
+        check_parameters(self)
+        self._own_update()
+
     def initialize_module(self) -> CFLLNet:
         """Join the backbone to a head that is zero, or take a network as it is."""
         super().initialize_module()
         if not isinstance(self.module_, Network):
-            self.module_ = Network(
-                self.module_, ClosedFormHead(self.n_features, self.n_outputs)
-            )
+            head = ClosedFormHead(self.n_features, self.n_outputs)
+            if self.device is None:  # skorch moves nothing then
+                head.to(next((p.device for p in self.module_.parameters()), None))
+            self.module_ = Network(self.module_, head)
         return self
 
     def initialize_criterion(self, *args: Any, **kwargs: Any) -> CFLLNet:
@@ -210,15 +218,22 @@ default="cooldown"
         if self.iterator_train is not None or not hasattr(X, "__array__"):
             return super().get_dataset(X, y)
         if y is not None:
-            y = np.asarray(y)
+            y = y if isinstance(y, Tensor) else np.asarray(y)
             y = y[:, None] if y.ndim == 1 else y
+            if len(y) != len(X):
+                raise ValueError(
+                    f"X has {len(X)} rows but y has {len(y)}; pass one target a row."
+                )
+        # Like skorch's, -1 is all rows, and a device of None is where the module is.
+        size = len(X) if self.batch_size == -1 else self.batch_size
+        device = self.device or next(self.module_.buffers()).device
         return TensorBatches(
             X,
             y,
-            batch_size=self.batch_size,
+            batch_size=size,
             generator=torch.Generator().manual_seed(torch.initial_seed()),
             dtype=_dtype_of(self.module_.backbone),
-            device=self.device,
+            device=device,
         )
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:

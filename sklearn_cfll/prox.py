@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,8 +113,33 @@ class PrequentialProx:
         self.value = self._logarithm.exp()
 
 
-def as_prox(prox: str | float | tuple[float, float]) -> Prox | PrequentialProx:
-    """Give the rule for what a user passes as ``prox``."""
-    if isinstance(prox, str):
+def as_prox(prox: Any) -> Prox | PrequentialProx:
+    """Give the rule for what a user passes as ``prox``.
+
+    Raises
+    ------
+    ValueError
+        Where it is none.
+    """
+    if isinstance(prox, Tensor) and prox.ndim == 0:
+        return Prox(prox)  # type: ignore[arg-type]  # its value is not looked at
+    if isinstance(prox, str) and prox == "auto":
         return PrequentialProx()
-    return AnnealedProx(*prox) if isinstance(prox, tuple) else Prox(prox)
+    try:
+        values = np.asarray(prox, dtype=float)
+    except (TypeError, ValueError):
+        values = np.full(3, np.nan)
+    if values.shape not in ((), (2,)):
+        raise ValueError(
+            f"prox must be 'auto', a number or a pair (start, end), got {prox!r}."
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"prox must be finite and not negative, got {prox!r}.")
+    if values.ndim == 0:
+        return Prox(float(values))
+    if not values.all():
+        raise ValueError(
+            f"a pair of prox must be positive at both ends, between which it moves "
+            f"geometrically; got {prox!r}."
+        )
+    return AnnealedProx(*values.tolist())

@@ -10,6 +10,7 @@ from skorch.utils import TeeGenerator
 from torch import Tensor
 
 from sklearn_cfll.batches import Batch
+from sklearn_cfll.checks import refuse_axes, refuse_sizes
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
 from sklearn_cfll.schedules import rate_factor, set_rates
@@ -128,12 +129,9 @@ class TrainingStep(TrainingLoop):
         if not self.writes_:
             self.writes_ = _version_of(X) != version
         targets = batch[1]
-        if features.shape[:-1] != targets.shape[:-1]:
-            raise ValueError(
-                f"the backbone returned features of shape {tuple(features.shape)} for "
-                f"targets of shape {tuple(targets.shape)}; it must keep all axes but "
-                "the last."
-            )
+        kept = isinstance(features, Tensor) and features.shape[:-1]
+        if kept != targets.shape[:-1]:
+            refuse_axes(features, targets)
         return features
 
     def get_loss(
@@ -180,6 +178,7 @@ class TrainingStep(TrainingLoop):
         inputs, targets = batch
         with torch.no_grad():
             features = self._features_of(batch)
+        refuse_sizes(features, targets, self.module_.head)
         weight = self.row_weights(targets, inputs.get("sample_weight"))
         self.head_update_.start_(self.module_.head, features, targets, weight)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,7 +140,7 @@ class ProximalUpdate(HeadUpdate):
         alpha: float | Tensor = 1e-2,
         prox: str | float | tuple[float, float] = (1.0, 100.0),
     ) -> None:
-        self.alpha = alpha
+        self.alpha = checked_ridge(alpha)
         self._rule = as_prox(prox)
 
     @property
@@ -217,6 +220,32 @@ class BatchRidgeUpdate(ProximalUpdate):
         super().__init__(alpha, 0.0)
 
 
+def checked_ridge(alpha: Any) -> Any:
+    """Give a ridge, or say that it is none.
+
+    Parameters
+    ----------
+    alpha : float or Tensor of shape (k,)
+        On an accelerator its values aren't looked at.
+
+    Returns
+    -------
+    alpha : float or Tensor of shape (k,)
+    """
+    if isinstance(alpha, Tensor) and not alpha.is_cpu:
+        return alpha
+    try:
+        values = np.asarray(alpha, dtype=float)
+    except (TypeError, ValueError):
+        values = np.full(1, np.nan)
+    if values.ndim > 1 or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            "alpha must be a number, or one for each output, finite and not negative; "
+            f"got {alpha!r}."
+        )
+    return alpha
+
+
 def refuse_output_weights(rule: HeadUpdate, sample_weight: Tensor | None) -> None:
     """Raise where weights differ by the output, in a rule with one factor for all."""
     if sample_weight is not None and sample_weight.ndim > 1:
@@ -254,7 +283,7 @@ class RunningAverageUpdate(HeadUpdate):
     def __init__(self, alpha: float | Tensor = 1e-2, decay: float = 0.9) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must be in [0, 1], got {decay!r}.")
-        self.alpha = alpha
+        self.alpha = checked_ridge(alpha)
         self.decay = decay
         self.moments: Moments | None = None
 

@@ -48,6 +48,7 @@ ORDER = [
     "optimizers",
     "schedules",
     "stepping",
+    "checks",
     "callbacks",
     "recovery",
     "network",
