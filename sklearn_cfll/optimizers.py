@@ -26,7 +26,7 @@ _lbfgs = functools.partial(torch.optim.LBFGS, line_search_fn="strong_wolfe")
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon on the matrices of the backbone, AdamW on all else.
+    """Muon on the real matrices of the backbone, AdamW on all else.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class MuonWithAdamW(Optimizer):
                 f"{torch.__version__}; upgrade it or choose another optimizer."
             )
         plain = _plain_parameters(params)
-        matrices = [p for p in plain if p.ndim == 2]
-        others = [p for p in plain if p.ndim != 2]
+        matrices = [p for p in plain if _suits_muon(p)]
+        others = [p for p in plain if not _suits_muon(p)]
         self.parts: list[Optimizer] = []
         if matrices:
             muon = torch.optim.Muon(
@@ -114,6 +114,11 @@ class MuonWithAdamW(Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+
+def _suits_muon(parameter: Tensor) -> bool:
+    """Whether torch's Muon takes it: none that is complex, as in Fourier layers."""
+    return parameter.ndim == 2 and not parameter.is_complex()
 
 
 def _plain_parameters(params: Iterable[Any]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from small_models import regressor, watched
 from torch import nn
 
+from sklearn_cfll import TorchBackbone
 from sklearn_cfll.optimizers import MuonWithAdamW
 
 # The classes of torch.optim by the rate that "auto" stands for.
@@ -81,6 +82,15 @@ class MuonStandIn(torch.optim.SGD):
     """In the place of torch's own, which the oldest supported torch lacks."""
 
 
+class RealMuonStandIn(MuonStandIn):
+    """Refuses complex parameters, as torch's own does."""
+
+    def __init__(self, params, **kwargs):
+        params = list(params)
+        assert not any(parameter.is_complex() for parameter in params)
+        super().__init__(params, **kwargs)
+
+
 def test_muon_steps_the_matrices_and_adamw_the_rest(table, monkeypatch):
     monkeypatch.setattr(torch.optim, "Muon", MuonStandIn, raising=False)
     made = []
@@ -98,6 +108,25 @@ def test_muon_steps_the_matrices_and_adamw_the_rest(table, monkeypatch):
         assert {p.ndim for p in group["params"]} == ndims
         assert group["lr"] == rate
         assert all(p.grad is not None for p in group["params"])
+
+
+class ComplexLayer(nn.Module):
+    """A matrix of complex numbers and one of real ones."""
+
+    def __init__(self, in_features):
+        super().__init__()
+        matrix = torch.randn(in_features, 8, dtype=torch.complex64)
+        self.matrix, self.mixed = nn.Parameter(matrix), nn.Linear(16, 8)
+
+    def forward(self, X):
+        product = torch.view_as_real(X.to(self.matrix.dtype) @ self.matrix)
+        return self.mixed(product.flatten(1)).tanh()
+
+
+def test_muon_leaves_complex_matrices_to_adamw(table, monkeypatch):
+    monkeypatch.setattr(torch.optim, "Muon", RealMuonStandIn, raising=False)
+    model = regressor(TorchBackbone(ComplexLayer), optimizer="muon", max_epochs=3)
+    assert model.fit(*table).score(*table) > 0.5
 
 
 def test_muon_on_a_torch_without_it_is_an_error(table, monkeypatch):
