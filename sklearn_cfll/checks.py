@@ -44,6 +44,32 @@ def check_parameters(net: Any) -> None:
         )
 
 
+def count_batches(iterator: Any) -> int:
+    """Count the batches of a pass, by which schedules know how far they are.
+
+    Parameters
+    ----------
+    iterator : iterable
+
+    Returns
+    -------
+    n_batches : int
+    """
+    try:
+        n_batches = len(iterator)
+    except TypeError as error:
+        raise TypeError(
+            f"a pass over the training batches has no length ({error}), by which the "
+            "schedules of lr and prox know how far they are; give its Dataset one."
+        ) from error
+    if n_batches == 0:
+        raise ValueError(
+            "a pass over the training rows has no batch; pass more rows, or leave out "
+            "drop_last."
+        )
+    return n_batches
+
+
 def refuse_axes(features: Any, targets: Tensor) -> NoReturn:
     """Say that a backbone's features don't have the axes of their targets.
 

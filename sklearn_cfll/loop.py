@@ -14,7 +14,7 @@ from skorch.callbacks import Callback, LRScheduler
 from skorch.utils import to_device
 from torch import Tensor
 
-from sklearn_cfll.batches import Batch
+from sklearn_cfll.batches import Batch, TensorBatches
 from sklearn_cfll.callbacks import Progress, StopTraining
 from sklearn_cfll.losses import Tally
 from sklearn_cfll.optimizers import has_learnable_parameters, searches_along_lines
@@ -170,8 +170,9 @@ class TrainingLoop(NeuralNet):
         """Take all batches; values stay on the device until it is time to check."""
         loss, score = Tally(), Tally()
         predictions = []
+        placed = isinstance(iterator, TensorBatches)  # on the device already
         for given in iterator:
-            batch = _as_batch(given, self.device)
+            batch = _as_batch(given, None if placed else self.device)
             inputs, targets = batch
             if self.batch_listeners_:
                 self.notify("on_batch_begin", batch=batch, training=training)
@@ -245,11 +246,13 @@ class TrainingLoop(NeuralNet):
         self.history.record(f"{prefix}_loss_best", best)
 
 
-def _as_batch(batch: Any, device: str) -> Batch:
+def _as_batch(batch: Any, device: str | None) -> Batch:
     """Give what an iterator of the user's own yields the form of our batches."""
     inputs, targets = batch
     if not isinstance(inputs, dict):
-        inputs, targets = {"X": to_device(inputs, device)}, to_device(targets, device)
+        inputs = {"X": inputs}
+    if device is not None:
+        inputs, targets = to_device(inputs, device), to_device(targets, device)
     return inputs, targets[:, None] if targets.ndim == 1 else targets
 
 

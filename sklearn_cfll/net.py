@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from skorch.callbacks import Callback, EpochTimer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
 
-from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.checks import check_parameters
 from sklearn_cfll.head import ClosedFormHead
+from sklearn_cfll.loading import Loading
 from sklearn_cfll.losses import SquaredLoss
 from sklearn_cfll.network import Network
 from sklearn_cfll.optimizers import NoOptimizer, has_learnable_parameters
-from sklearn_cfll.step import TrainingStep
 from sklearn_cfll.updates import HeadUpdate, ProximalUpdate
 
 
-class CFLLNet(TrainingStep):
+class CFLLNet(Loading):
     """Train a backbone by gradient steps and its last layer in closed form.
 
     The estimators compose this net; it is for those who want skorch itself. Targets
@@ -74,9 +72,12 @@ default="cooldown"
     **kwargs
         As :class:`skorch.NeuralNet` takes them. Unlike there, ``criterion`` is the
         squared loss, ``optimizer`` AdamW and ``lr`` 0.02, ``train_split`` and
-        ``verbose`` are off, and batches are slices of tensors in memory unless
-        ``iterator_train`` is given. A Dataset goes through a DataLoader, which shuffles
-        with ``iterator_train__shuffle=True``.
+        ``verbose`` are off, and arrays are shuffled and cut in memory. Those of
+        ``iterator_train``, or of settings of it other than ``batch_size`` and
+        ``shuffle``, and a Dataset, go through a DataLoader, which shuffles
+        with ``iterator_train__shuffle=True``. A backbone of several inputs gets them by
+        name, from a dict of arrays or a Dataset of dicts; the one named ``X`` comes
+        first, and ``sample_weight`` holds the weights.
 
     References
     ----------
@@ -209,64 +210,6 @@ default="cooldown"
         self.optimizer_ = NoOptimizer()
         return self
 
-    # Data -----------------------------------------------------------------------
-
-    def get_dataset(self, X: Any, y: Any = None) -> Any:
-        """Wrap arrays as batches in memory."""
-        if isinstance(X, TensorBatches):
-            return X
-        if self.iterator_train is not None or not hasattr(X, "__array__"):
-            return super().get_dataset(X, y)
-        if y is not None:
-            y = y if isinstance(y, Tensor) else np.asarray(y)
-            y = y[:, None] if y.ndim == 1 else y
-            if len(y) != len(X):
-                raise ValueError(
-                    f"X has {len(X)} rows but y has {len(y)}; pass one target a row."
-                )
-        # Like skorch's, -1 is all rows, and a device of None is where the module is.
-        size = len(X) if self.batch_size == -1 else self.batch_size
-        device = self.device or next(self.module_.buffers()).device
-        return TensorBatches(
-            X,
-            y,
-            batch_size=size,
-            generator=torch.Generator().manual_seed(torch.initial_seed()),
-            dtype=_dtype_of(self.module_.backbone),
-            device=device,
-        )
-
-    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Iterate over batches in memory, shuffled in training alone."""
-        if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorBatches):
-            dataset = dataset.dataset.take(dataset.indices)
-        own = self.iterator_train if training else self.iterator_valid
-        if own is not None or not isinstance(dataset, TensorBatches):
-            iterator = self._loader(dataset, training)
-            n_batches = len(iterator)
-        else:
-            iterator = dataset if training else dataset.in_order()
-            n_batches = dataset.n_batches
-        if training:
-            self.n_steps_ = max(1, self.epochs_ * n_batches)
-            if isinstance(dataset, TensorBatches):
-                targets, weight = dataset.encoded, dataset.sample_weight
-                if not isinstance(targets, Tensor):
-                    # Of classes, of which each row has the same energy.
-                    targets, weight = targets[:1], None
-                weight = self.row_weights(targets, weight)
-                self.recovery_.set_energy(targets, weight, dataset.energy)
-        return iterator
-
-    def _loader(self, dataset: Any, training: bool) -> Any:
-        """Load a data set's batches as skorch does, by a DataLoader where none says."""
-        name = "iterator_train" if training else "iterator_valid"
-        settings = {"batch_size": self.batch_size, **self.get_params_for(name)}
-        if settings["batch_size"] == -1:
-            settings["batch_size"] = len(dataset)
-        iterator = getattr(self, name)
-        return (DataLoader if iterator is None else iterator)(dataset, **settings)
-
     # Training -------------------------------------------------------------------
 
     def _own_update(self) -> HeadUpdate:
@@ -287,7 +230,7 @@ default="cooldown"
         Parameters
         ----------
         X : array of shape (n_samples, ...), Dataset, or dict
-            The dict of a batch, whose targets are encoded, gets predictions like them.
+            A dict of inputs, such as a batch's, gets encoded predictions.
 
         Returns
         -------
@@ -324,9 +267,3 @@ default="cooldown"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    """Precision in which a module computes, by its first real parameter."""
-    parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(parameters, torch.float32)

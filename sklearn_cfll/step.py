@@ -13,6 +13,7 @@ from sklearn_cfll.batches import Batch
 from sklearn_cfll.checks import refuse_axes, refuse_sizes
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
+from sklearn_cfll.network import features_of
 from sklearn_cfll.schedules import rate_factor, set_rates
 from sklearn_cfll.stepping import clear_gradients
 
@@ -71,6 +72,11 @@ class TrainingStep(TrainingLoop):
     def _augmented(self, batch: Batch) -> Batch:
         """Let the user's transform change the inputs."""
         inputs, targets = batch
+        if "X" not in inputs:
+            raise ValueError(
+                "batch_transform changes the input named X, but the batches hold "
+                f"{sorted(inputs)}; name one so, or let the Dataset change its samples."
+            )
         # A copy, since it may write in place and the batch may be the user's own rows.
         X = self.batch_transform(inputs["X"].clone())
         if not isinstance(X, Tensor) or len(X) != len(inputs["X"]):
@@ -109,7 +115,8 @@ class TrainingStep(TrainingLoop):
 
     def _features_of(self, batch: Batch) -> Tensor:
         """Run the backbone; one with BatchNorm can't take a single row."""
-        X = batch[0]["X"]
+        inputs, targets = batch
+        X = inputs.get("X")
         # Networks that write to their input get copies: a full batch is the user's own
         # rows, and a step may take the features of a batch several times. The first
         # batch, a copy for all, tells of most; what writes later is noticed then.
@@ -117,9 +124,9 @@ class TrainingStep(TrainingLoop):
             X = X.clone()
         version = _version_of(X)
         try:
-            features: Tensor = self.module_.backbone(X)
+            features: Tensor = features_of(self.module_.backbone, X, inputs)
         except ValueError as error:
-            if len(X) > 1:
+            if len(targets) > 1:
                 raise
             raise ValueError(
                 f"the backbone raised ValueError for a batch of one row: {error}; set "
@@ -202,8 +209,9 @@ class TrainingStep(TrainingLoop):
         """Predict a held-out batch."""
         inputs, targets = batch
         with torch.inference_mode():
-            X = inputs["X"]
-            predictions = self.module_(X.clone() if isinstance(X, Tensor) else X)
+            X = inputs.get("X")
+            X = X.clone() if isinstance(X, Tensor) else X
+            predictions = self.module_(**{**inputs, "X": X})
             loss = self.get_loss(predictions, targets, X=inputs)
         return {"loss": loss, "y_pred": predictions}
 

@@ -54,6 +54,7 @@ ORDER = [
     "network",
     "loop",
     "step",
+    "loading",
     "net",
     "_defaults",
     "_device",
