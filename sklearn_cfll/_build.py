@@ -69,6 +69,7 @@ def build_net(estimator: Any, problem: Problem, trained: Network | None) -> CFLL
         "batch_size": batches.batch_size,
         "train_split": None if held_out is None else predefined_split(held_out),
         "callbacks": callbacks,
+        "use_caching": False,  # predictions are cached encoded, and labels are not
         "device": str(batches.device),
         **{f"optimizer__{name}": value for name, value in params.items()},
     }
@@ -80,6 +81,7 @@ def _further(estimator: Any, settings: dict[str, Any]) -> dict[str, Any]:
     further, parameters = dict(estimator.net_params or {}), vars(estimator)
     for name in further:
         kind = "optimizer__" if name.startswith("optimizer__") else name
+        kind = "batch_size" if name == "iterator_train__batch_size" else kind
         if kind == "output_weight" and settings[kind] is None:
             continue
         if kind not in settings and kind not in ("module", "optimizer__"):

@@ -37,7 +37,8 @@ optimizer : str, class or callable, default="adamw"
     "muon" (AdamW on all that isn't a matrix; needs torch 2.9) or "lbfgs" (strong
     Wolfe line search, each trial with its own head: with ``prox=0`` variable
     projection; needs ``batch_size="full"``); or what makes an optimizer when called
-    as ``optimizer(params, lr=...)``.
+    as ``optimizer(params, lr=...)``, with a list of groups of parameters, as torch
+    has them: dicts with ``"params"``.
 lr : float or "auto", default="auto"
     Rate of the backbone's steps. "auto" is 0.02 for the Adam family, 0.1 for "sgd",
     0.02 for "muon", 1 for "lbfgs", 0.003 for "rmsprop", 0.03 for "adagrad" and 0.02
@@ -90,7 +91,7 @@ net_params : dict, default=None
     ``prox``, ``update_order``, ``optimizer`` and ``optimizer__...``, ``lr``,
     ``lr_schedule``, ``max_epochs``, ``batch_size``, ``callbacks``, ``device``,
     ``train_split``, ``train_score``, ``valid_score``, ``decode``, ``module``,
-    ``n_features`` and ``n_outputs``.
+    ``n_features``, ``n_outputs`` and ``use_caching``.
 warm_start : bool, default=False
     Go on from the last fit's backbone and head, and its scaling of y.
 stream_epochs : int or "auto", default="auto"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from numbers import Integral
 from typing import Any, NoReturn
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_cfll.head import ClosedFormHead
 
@@ -68,6 +69,24 @@ def count_batches(iterator: Any) -> int:
             "drop_last."
         )
     return n_batches
+
+
+def takes_weights(criterion: nn.Module) -> bool:
+    """Whether a loss may be called with predictions, targets and weights.
+
+    Parameters
+    ----------
+    criterion : torch.nn.Module
+
+    Returns
+    -------
+    taken : bool
+    """
+    try:
+        inspect.signature(criterion.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def refuse_axes(features: Any, targets: Tensor) -> NoReturn:

@@ -10,7 +10,7 @@ from skorch.utils import TeeGenerator
 from torch import Tensor
 
 from sklearn_cfll.batches import Batch
-from sklearn_cfll.checks import refuse_axes, refuse_sizes
+from sklearn_cfll.checks import refuse_axes, refuse_sizes, takes_weights
 from sklearn_cfll.loop import TrainingLoop
 from sklearn_cfll.losses import objective_of
 from sklearn_cfll.network import features_of
@@ -149,7 +149,16 @@ class TrainingStep(TrainingLoop):
         weight = self.row_weights(y_true, weight)
         if weight is None:
             return self.criterion_(y_pred, y_true)
-        return self.criterion_(y_pred, y_true, weight)
+        try:
+            return self.criterion_(y_pred, y_true, weight)
+        except TypeError as error:
+            if takes_weights(self.criterion_):
+                raise
+            raise TypeError(
+                f"criterion {type(self.criterion_).__name__} takes no weights, but the "
+                "rows have some; give it a third argument, sample_weight, or leave the "
+                "weights out."
+            ) from error
 
     def row_weights(
         self, targets: Tensor, sample_weight: Tensor | None

@@ -233,6 +233,12 @@ BY_THE_PACKAGE = [
                 r"X_val, instead\.",
             ),
             ("valid_score", None, r"use the estimator's own scoring instead\."),
+            (
+                "iterator_train__batch_size",
+                7,
+                r"use the estimator's own batch_size instead\.",
+            ),
+            ("use_caching", True, r"leave it out\."),
             ("train_score", None, r"leave it out\."),
             ("decode", None, r"leave it out\."),
             ("n_features", 8, r"leave it out\."),

@@ -17,7 +17,14 @@ from small_theory import (
     make_head,
 )
 
-from sklearn_cfll import CFLLNet, KalmanUpdate, ProximalUpdate, RunningAverageUpdate
+from sklearn_cfll import (
+    MLP,
+    CFLLNet,
+    CFLLRegressor,
+    KalmanUpdate,
+    ProximalUpdate,
+    RunningAverageUpdate,
+)
 from sklearn_cfll.batches import TensorBatches
 from sklearn_cfll.functional import feature_energy, proximal_update, solve_ridge
 from sklearn_cfll.losses import SquaredLoss, TrueClassWeight
@@ -172,3 +179,16 @@ def test_rules_with_one_factor_for_all_outputs_refuse(rule):
         with pytest.raises(ValueError, match=message):
             method(head, *batch, weight)
     ProximalUpdate().update_(head, *batch, weight)
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.arange(1, 41)])
+def test_a_loss_that_takes_no_weights_is_for_rows_without_any(sample_weight):
+    X, y = draw(40, 3).numpy(), draw(40, seed=1).numpy()
+    params = {"net_params": {"criterion": torch.nn.HuberLoss}, "max_epochs": 2}
+    model = CFLLRegressor(MLP(width=4), **params)
+    if sample_weight is None:
+        assert model.fit(X, y).n_iter_ == 2
+        return
+    message = "^criterion HuberLoss takes no weights, but the rows have some; "
+    with pytest.raises(TypeError, match=message):
+        model.fit(X, y, sample_weight)
