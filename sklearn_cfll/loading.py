@@ -49,7 +49,7 @@ class Loading(TrainingStep):
             X,
             y,
             batch_size=size,
-            generator=torch.Generator().manual_seed(torch.initial_seed()),
+            generator=None if y is None else _generator(),
             dtype=_dtype_of(self.module_.backbone),
             device=device,
         )
@@ -61,23 +61,29 @@ class Loading(TrainingStep):
         name = "iterator_train" if training else "iterator_valid"
         settings = self.get_params_for(name)
         loaded = getattr(self, name) is not None or settings.keys() - _IN_MEMORY
+        iterator = dataset
         if loaded or not isinstance(dataset, TensorBatches):
             iterator = self._loader(dataset, name)
-            n_batches = count_batches(iterator) if training else 0
-        else:
-            in_order = not settings.get("shuffle", training)
-            iterator = dataset.in_order() if in_order else dataset
-            n_batches = dataset.n_batches
-        if training:
-            self.n_steps_ = max(1, self.epochs_ * n_batches)
-            if isinstance(dataset, TensorBatches):
-                targets, weight = dataset.encoded, dataset.sample_weight
-                if not isinstance(targets, Tensor):
-                    # Of classes, of which each row has the same energy.
-                    targets, weight = targets[:1], None
-                weight = self.row_weights(targets, weight)
-                self.recovery_.set_energy(targets, weight, dataset.energy)
+        elif not settings.get("shuffle", training) or dataset.targets is None:
+            iterator = dataset.in_order()
+        # Predictions, too, may be asked for in training mode, as by dropout.
+        if training and self.is_training_:
+            self._count_steps(iterator, dataset)
         return iterator
+
+    def _count_steps(self, iterator: Any, dataset: Any) -> None:
+        """Note the length of the training, and the loss of predicting nothing."""
+        in_memory = isinstance(iterator, TensorBatches)
+        n_batches = iterator.n_batches if in_memory else count_batches(iterator)
+        self.n_steps_ = max(1, self.epochs_ * n_batches)
+        if not isinstance(dataset, TensorBatches):
+            return
+        targets, weight = dataset.encoded, dataset.sample_weight
+        if not isinstance(targets, Tensor):
+            # Of classes, of which each row has the same energy.
+            targets, weight = targets[:1], None
+        weight = self.row_weights(targets, weight)
+        self.recovery_.set_energy(targets, weight, dataset.energy)
 
     def _loader(self, dataset: Any, name: str) -> Any:
         """Load a data set's batches as skorch does, by a DataLoader where none says."""
@@ -92,3 +98,8 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     """Precision in which a module computes, by its first real parameter."""
     parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
     return next(parameters, torch.float32)
+
+
+def _generator() -> torch.Generator:
+    """Seed a generator by torch's own, as a DataLoader does, anew in each training."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

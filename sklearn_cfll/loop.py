@@ -47,6 +47,7 @@ class TrainingLoop(NeuralNet):
     valid_score: Any
     _own_update: Any
     writes_: bool | None
+    is_training_ = False
 
     def fit_loop(self, X: Any, y: Any = None, epochs: Any = None, **kwargs: Any) -> Any:
         """Train; counts the steps for the schedules."""
@@ -61,6 +62,7 @@ class TrainingLoop(NeuralNet):
         self._listen()
         self.recovery_, self.starting_ = Recovery(self), True
         self.n_earlier_epochs_ = len(self.history)
+        self.is_training_ = True
         try:
             super().fit_loop(X, y, epochs=epochs, **kwargs)
         except KeyboardInterrupt as stop:
@@ -72,6 +74,7 @@ class TrainingLoop(NeuralNet):
             self.recovery_.finish()
             raise  # skorch ends the training by it
         finally:
+            self.is_training_ = False
             reset_rates(self.optimizer_)  # for partial_fit, which begins a schedule
         self.recovery_.finish()
         learns = has_learnable_parameters(self.module_.backbone)

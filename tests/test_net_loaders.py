@@ -78,6 +78,31 @@ def test_arrays_are_shuffled_unless_the_iterators_setting_says_no(shuffle):
     assert in_order == (not shuffle)
 
 
+def test_each_training_has_an_order_of_its_own_which_torchs_seed_gives():
+    def orders():
+        net = net_of(callbacks=[("sizes", Sizes())])
+        torch.manual_seed(1)
+        for _ in range(3):
+            net.partial_fit(X, TARGETS)
+            yield np.concatenate(dict(net.callbacks_)["sizes"].targets)[:, 0]
+
+    given = list(orders())
+    assert not any(np.array_equal(given[i], given[i - 1]) for i in range(3))
+    np.testing.assert_array_equal(given, list(orders()))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_predictions_in_training_mode_are_in_the_order_of_the_rows(fitted):
+    module = nn.Sequential(layers(), nn.Dropout(0.1))
+    net = net_of(module=module, max_epochs=3).initialize()
+    if fitted:
+        net.fit(X, TARGETS)
+    dropped, plain = (net.forward(X, training=mode)[:, 0] for mode in (True, False))
+    assert (dropped != plain).any() == fitted  # a head of zeros drops nothing
+    if fitted:
+        assert torch.corrcoef(torch.stack([dropped, plain]))[0, 1] > 0.8
+
+
 class Endless(IterableDataset):
     """Rows in turn, of which it doesn't say how many there are."""
 
