@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_cfll.functional.plain import check_rows
 from sklearn_cfll.functional.proximal import solve_update
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 from sklearn_cfll.functional.streamed import streamed_update
@@ -121,6 +122,7 @@ class ClosedFormHead(nn.Module):
         self : ClosedFormHead
         """
         features = features.detach()
+        self.check_sizes(features, targets)
         if _streams(features, sample_weight) and isinstance(prox, float | int):
             parts = rows_by_rows(features, targets, sample_weight)
             head = streamed_update(
@@ -184,6 +186,21 @@ class ClosedFormHead(nn.Module):
         self.bias = torch.where(on_device, bias, self.bias)
         self.n_failures.add_(~on_device)
         return on_device
+
+    def check_sizes(self, features: Tensor, targets: Tensor) -> None:
+        """Refuse features and targets of other sizes, which might broadcast.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, ..., d)
+        targets : Tensor of shape (n, ..., k)
+        """
+        if (features.shape[-1], targets.shape[-1]) != self.weight.shape:
+            raise ValueError(
+                f"features of shape {tuple(features.shape)} and targets of shape "
+                f"{tuple(targets.shape)} don't fit a head of {self.extra_repr()}; "
+                "their last axes are to be of these sizes."
+            )
 
     def _learn(
         self,
@@ -256,6 +273,7 @@ def as_rows(
     features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Flatten sample and grid axes into rows; a sample's weight goes to each."""
+    check_rows(features, targets)
     if features.ndim == 2:
         return features, targets, sample_weight
     if sample_weight is not None and sample_weight.ndim > 1:
@@ -287,6 +305,7 @@ def rows_by_rows(
     features, targets, sample_weight
         Of some of the rows.
     """
+    check_rows(features, targets)
     if features.ndim == 2 or features.numel() <= _MOST_NUMBERS:
         yield as_rows(features, targets, sample_weight)
         return

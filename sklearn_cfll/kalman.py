@@ -109,6 +109,7 @@ class KalmanUpdate(HeadUpdate):
     ) -> None:
         """Predict the covariance, then take in the batch."""
         refuse_output_weights(self, sample_weight)
+        head.check_sizes(features, targets)
         if self.root is None:
             self.start_(head, features, targets, sample_weight)
         assert self.root is not None

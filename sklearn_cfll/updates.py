@@ -309,6 +309,7 @@ class RunningAverageUpdate(HeadUpdate):
     ) -> None:
         """Add the batch's moments, and solve the ridge problem of the sum."""
         refuse_output_weights(self, sample_weight)
+        head.check_sizes(features, targets)
         moments = Moments.of(*as_rows(features, targets, sample_weight))
         if self.moments is not None:
             moments = self.moments.scaled(self.decay).merge(moments)

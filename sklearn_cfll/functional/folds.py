@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.paths import AnyPath, RidgePathByOutput
+from sklearn_cfll.functional.plain import check_rows
 from sklearn_cfll.functional.ridge import like
 from sklearn_cfll.functional.ridge_path import RidgePath
 
@@ -39,6 +40,7 @@ def leave_one_out_residuals(
     residual : Tensor of shape (n, k)
         Targets less predictions.
     """
+    check_rows(features, targets)
     projected = path.project(features)
     residual: Tensor = targets.to(projected) - path.predict(projected, alpha)
     pull = path.leverage(projected, alpha)
@@ -84,6 +86,7 @@ def kfold_residuals(
     ValueError
         Where a fold holds all rows that span a direction, and alpha is 0.
     """
+    check_rows(features, targets)
     if isinstance(path, RidgePathByOutput):
         alphas = like(features, alpha).reshape(-1).expand(len(path.paths))
         weights = [None] * len(alphas) if sample_weight is None else sample_weight.mT

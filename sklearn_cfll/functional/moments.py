@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional.gram import gram_of
+from sklearn_cfll.functional.plain import check_rows
 from sklearn_cfll.functional.ridge import like, wide_dtype
 
 
@@ -42,6 +43,7 @@ class Moments:
         cls, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> Moments:
         """Moments of one batch: features (n, d), targets (n, k)."""
+        check_rows(features, targets)
         wide = wide_dtype(features.device)
         features, targets = features.to(wide), targets.to(wide)
         if sample_weight is None:

@@ -1,4 +1,4 @@
-"""Where BLAS and LAPACK themselves may take the place of torch."""
+"""What tensors are: of shapes that fit, and such as BLAS and LAPACK may take."""
 
 from __future__ import annotations
 
@@ -61,3 +61,30 @@ def is_stand_in(tensor: Tensor) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def check_rows(features: Tensor, targets: Tensor) -> None:
+    """Refuse targets that have not a row for each row of the features.
+
+    They would broadcast to something else.
+
+    Parameters
+    ----------
+    features : Tensor of shape (..., n, d)
+    targets : Tensor of shape (..., n, k)
+
+    Raises
+    ------
+    ValueError
+        Where they don't fit; a single output is to be a column.
+    """
+    rows = features.shape[:-1]
+    if targets.ndim == features.ndim and targets.shape[:-1] == rows:
+        return
+    cure = "pass a row of targets for each row of features"
+    if targets.shape == rows:
+        cure = "pass a single output as a column, targets[..., None]"
+    raise ValueError(
+        f"targets of shape {tuple(targets.shape)} don't fit features of shape "
+        f"{tuple(features.shape)}; {cure}."
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sklearn_cfll.functional import lapack
-from sklearn_cfll.functional.plain import is_plain
+from sklearn_cfll.functional.plain import check_rows, is_plain
 from sklearn_cfll.functional.ridge import ProximalHead, proximal_step
 from sklearn_cfll.functional.systems import MANY_PRODUCTS
 
@@ -57,6 +57,7 @@ def proximal_update(
     Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606, 2025,
     the proximal closed-form update.
     """
+    check_rows(features, targets)
     head = solve_update(
         features,
         targets,
