@@ -130,7 +130,7 @@ class ClassStreaming(Streaming):
     def _factor(self) -> float:
         """Factor by which scores are most like the logits, over the rows so far."""
         head = self.net_.module_.head.weight.double().cpu() / self.target_scale
-        logits = torch.tensor(self.coef_.T, dtype=torch.float64)
+        logits = torch.tensor(self.coef_.T, dtype=torch.float64, device="cpu")
         mapped = torch.cat(
             [
                 part.gram.double().cpu() @ head[:, [i]]
@@ -154,7 +154,7 @@ class ClassStreaming(Streaming):
         head = net.module_.head
         parts = []
         for features, targets, weight in stream(net, problem.batches):
-            weight = torch.ones(len(features)) if weight is None else weight
+            weight = features.new_ones(len(features)) if weight is None else weight
             parts.append((head(features), targets, weight))
         columns = (
             torch.cat(c).double().cpu().numpy() for c in zip(*parts, strict=True)

@@ -50,7 +50,7 @@ class LearntErrors(BaseCFLL):
 
     def _learn_errors(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         """Fit the noise to rows that were left out, and keep the head's posterior."""
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device="cpu")
         self._posterior = HeadPosterior.of(path, alpha)
         rows = unseen_rows(net, problem, path, alpha, self._posterior)
         variance, self.posterior_scale_ = fit_noise(
@@ -100,7 +100,7 @@ class LearntErrors(BaseCFLL):
     def _noise_variance(self) -> Tensor:
         """Variance (k,) of the noise, for targets as they are encoded."""
         noise = np.reshape(self.noise_, -1) / self._targets.scale
-        return torch.as_tensor(noise).square()
+        return torch.as_tensor(noise, device="cpu").square()
 
     def _mean_noise(self, unlearnt: Tensor, n_rows: int) -> Tensor:
         """Average over the chunks, of which later ones weigh more.
@@ -129,7 +129,7 @@ class LearntErrors(BaseCFLL):
         """
         sums = self._sums
         path = sums.path_per_row(path)
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device="cpu")
         self._posterior = HeadPosterior.of(path, alpha)
         if not sums.streamed:
             variance = self._noise_variance()

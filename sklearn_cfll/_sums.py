@@ -102,7 +102,7 @@ def faded(
         return batches, None
     batches = copy.copy(batches)
     share = forgetting ** np.arange(batches.n_samples - 1.0, -1, -1)
-    weight = torch.as_tensor(share).to(batches.device)
+    weight = torch.as_tensor(share, device=batches.device)
     if batches.sample_weight is not None:
         own = batches.sample_weight.to(weight)
         weight = own * weight.reshape(-1, *[1] * (own.ndim - 1))

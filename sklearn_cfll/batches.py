@@ -185,7 +185,7 @@ class TensorBatches(Dataset):
         inputs = {"X": self._source}
         if self.sample_weight is not None:
             inputs["sample_weight"] = self.sample_weight
-        return inputs, torch.empty(0) if self.targets is None else self.targets[:]
+        return inputs, self._no_targets if self.targets is None else self.targets[:]
 
     def _gather(self, index: Tensor) -> Batch:
         rows = index if self._rows is None else self._rows[index]
@@ -193,8 +193,12 @@ class TensorBatches(Dataset):
         if self.sample_weight is not None:
             inputs["sample_weight"] = self.sample_weight[index]
         if self.targets is None:
-            return inputs, torch.empty(0)
+            return inputs, self._no_targets
         return inputs, self.targets[index]
+
+    @property
+    def _no_targets(self) -> Tensor:
+        return torch.empty(0, device=self.device)
 
     def chunks(self, numbers_per_row: int) -> Iterator[tuple[Tensor, slice]]:
         """Cut X in order, in bounded memory, for passes without gradients.
@@ -225,7 +229,7 @@ class TensorBatches(Dataset):
         mean = torch.zeros(self.sample_shape, dtype=wide, device=self.device)
         square = mean.clone()
         for chunk, rows in self.chunks(1):
-            chunk, weight = chunk.to(wide) / unit, torch.ones((), dtype=wide)
+            chunk, weight = chunk.to(wide) / unit, unit.new_ones(())
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows].to(wide)
                 # Of weights for each output a row's own is the largest.

@@ -102,4 +102,4 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 def _generator() -> torch.Generator:
     """Seed a generator by torch's own, as a DataLoader does, anew in each training."""
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))

@@ -142,7 +142,9 @@ def _without(
 
 def _solve(pull: Tensor, right_side: Tensor, fold: int, alpha: float) -> Tensor:
     """Solve with the identity less a pull; the eigenvalues say what is left."""
-    left, vectors = torch.linalg.eigh(torch.eye(len(pull)).to(pull) - pull)
+    left, vectors = torch.linalg.eigh(
+        torch.eye(len(pull), dtype=pull.dtype, device=pull.device) - pull
+    )
     if left[0] < _LEAST_LEFT:
         raise ValueError(
             f"fold {fold} holds all rows that span some direction of the features, so "

@@ -79,7 +79,7 @@ class RidgePath:
 
     def leverages(self, projected: Tensor, alphas: Sequence[float]) -> Iterator[Tensor]:
         """Yield the leverage (n, 1) at each alpha, from one product."""
-        inverse = self.inverse(torch.tensor(alphas, dtype=torch.float64))
+        inverse = self.inverse(self.values.new_tensor(alphas))
         # Rows last, so that what each alpha is given is contiguous.
         pulls = (inverse.mT @ projected.square().mT).add_(1)
         for pull in pulls.div_(self.moments.weight_sum_to_divide_by):
@@ -113,7 +113,7 @@ class RidgePath:
         errors : Tensor of shape (n_alphas, k)
             Infinite where the head has as many degrees of freedom as there are rows.
         """
-        shifted = self._shifted(torch.tensor(alphas, dtype=torch.float64))
+        shifted = self._shifted(self.values.new_tensor(alphas))
         inverse = torch.where(shifted > self.floor, 1 / shifted, 0.0)
         shrunk = self.values[:, None] * inverse
         weight_sum = self.moments.weight_sum_or_tiny

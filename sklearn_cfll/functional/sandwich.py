@@ -174,7 +174,7 @@ class EvenSums:
 def _share_of_start(ridge: StageRidge, inverse: Tensor) -> Tensor:
     """By how much (d, d) the head moves with the weight that it is pulled to."""
     gram = ridge.moments.gram / ridge.moments.weight_sum
-    return torch.eye(len(gram)).to(gram) - inverse @ gram
+    return torch.eye(len(gram), dtype=gram.dtype, device=gram.device) - inverse @ gram
 
 
 def _centred(term: Terms) -> Tensor:

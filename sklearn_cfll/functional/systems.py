@@ -167,7 +167,7 @@ def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
     # LAPACK itself, in place: torch's copy of the triangle takes as long as the
     # factorisation of a few hundred columns.
     _, info = dpotrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
-    return matrix.mT, torch.tensor(info)
+    return matrix.mT, torch.tensor(info, device=matrix.device)
 
 
 def _two_triangles(factor: Tensor, right_side: Tensor) -> Tensor:
