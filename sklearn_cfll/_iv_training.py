@@ -20,7 +20,6 @@ from sklearn_cfll.recovery import CHECK_EVERY, EXPLOSION, MOST_RECOVERIES
 from sklearn_cfll.schedules import rate_factor
 from sklearn_cfll.stepping import (
     clear_gradients,
-    refuse_autocast,
     refuse_inference_mode,
     stepping,
     take_step,
@@ -79,7 +78,6 @@ class IVTraining:
     def run(self) -> None:
         """Train; an interruption keeps the state so far, if it is finite."""
         refuse_inference_mode()
-        refuse_autocast(self.trainee)
         self._keep()
         try:
             while len(self.history) < self.n_epochs:

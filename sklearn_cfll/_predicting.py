@@ -98,13 +98,10 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
                 except Exception as error:
                     refuse_other_shape(self, X, error)
                     raise
-                # NumPy has no bfloat16, and float16 is too coarse for predictions.
-                wide = torch.promote_types(features.dtype, torch.float32)
-                output = features = features.to(wide)
+                output = features
                 if weight is not None and bias is not None:
                     weight, bias = weight.to(features), bias.to(features)
                     output = nn.functional.linear(features, weight, bias)
-                    output = at_least_single(output)  # under autocast it was narrowed
                 if beside is not None:
                     # Torch takes the wider of the two precisions.
                     output = torch.cat([output.cpu(), beside(features.cpu())], -1)

@@ -9,7 +9,7 @@ from sklearn.utils.validation import validate_data
 from small_models import classifier, regressor
 from torch import nn
 
-from sklearn_cfll import MLP, TorchBackbone, _validation
+from sklearn_cfll import MLP, _validation
 from sklearn_cfll import chunks as chunks_module
 from sklearn_cfll.chunks import chunk_slices
 
@@ -106,36 +106,6 @@ def test_a_backbone_in_train_mode_predicts_without_dropout(table, fresh_rows, pa
         module = next(layer for layer in module if isinstance(layer, part))
     module.train()
     assert_array_equal(model.predict(fresh_rows[0]), expected)
-
-
-class HalfPrecision(nn.Module):
-    """Multiplies in half precision, as a user's autocast in forward does."""
-
-    def __init__(self, in_features, dtype):
-        super().__init__()
-        self.dtype = dtype
-        self.network = nn.Sequential(nn.Linear(in_features, 32), nn.SiLU())
-
-    def forward(self, X):
-        with torch.autocast("cpu", dtype=self.dtype):
-            return self.network(X)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_features_in_half_precision_are_predicted_from_in_float32(
-    table, fresh_rows, dtype
-):
-    backbone = TorchBackbone(HalfPrecision, dtype=dtype)
-    model = regressor(backbone, dtype="float32").fit(*table)
-    X, y = fresh_rows
-    assert model.score(X, y) > 0.9
-    by_hand = model.transform(X) @ model.coef_ + model.intercept_
-    assert_allclose(model.predict(X), by_hand, rtol=1e-5, atol=1e-5)
-
-    labels = table[1] > 0
-    sure = classifier(backbone, dtype="float32").fit(table[0], labels)
-    logits = sure.transform(X) @ sure.coef_[0] + sure.intercept_
-    assert_allclose(sure.decision_function(X), logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
