@@ -314,5 +314,5 @@ class Streaming(BaseCFLL):
     def _publish_streamed(
         self, net: CFLLNet, problem: Problem, path: AnyPath, before: Any
     ) -> None:
-        """Set the coefficients."""
-        self._publish(net, problem, path)
+        """Set the coefficients, and what else is learnt from the chunk."""
+        raise NotImplementedError

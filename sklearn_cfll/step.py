@@ -135,7 +135,6 @@ class TrainingStep(TrainingLoop):
             ) from error
         if not self.writes_:
             self.writes_ = _version_of(X) != version
-        targets = batch[1]
         kept = isinstance(features, Tensor) and features.shape[:-1]
         if kept != targets.shape[:-1]:
             refuse_axes(features, targets)
