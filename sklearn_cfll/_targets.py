@@ -118,11 +118,15 @@ class StandardisedTargets:
 
 
 def r2(y: NDArray[Any], predictions: NDArray[Any], weight: Any) -> float:
-    """R2, the mean over outputs; of targets too small to be squared, too."""
+    """R2, the mean over outputs; of targets too small to be squared, too.
+
+    Beside them errors may be too large to be squared, which makes it minus infinity.
+    """
     table, unit = _enlarged(y.reshape(len(y), -1), shared=False)
     if (unit != 1).any() and y.size == predictions.size:
         y, predictions = table, predictions.reshape(table.shape) / unit
-    return float(r2_score(y, predictions, sample_weight=weight))
+    with np.errstate(over="ignore"):
+        return float(r2_score(y, predictions, sample_weight=weight))
 
 
 def _enlarged(

@@ -299,6 +299,15 @@ def test_one_row_with_weight_is_predicted_as_it_is():
     np.testing.assert_allclose(model.predict(X), Y[7])
 
 
+def test_a_target_beside_which_the_held_out_ones_vanish_makes_r2_minus_infinity():
+    y = np.linspace(1e-261, 4e-261, N_ROWS)
+    y[0] = 1.0
+    model = regressor(early_stopping=True, max_epochs=2)
+    model.fit(X[:-9], y[:-9], X_val=X[-9:], y_val=y[-9:])
+    assert model.history_[-1]["valid_score"] == -np.inf
+    assert np.isfinite(model.predict(X)).all()
+
+
 @pytest.mark.parametrize("numbers_at_a_time", [2**20, 40])
 def test_a_row_without_weight_may_hold_any_number(numbers_at_a_time, monkeypatch):
     monkeypatch.setattr(_numbers, "_COPIED", numbers_at_a_time)
