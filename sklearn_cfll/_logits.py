@@ -194,8 +194,13 @@ class PenalisedLogLoss:
         self.columns = self.features.T.contiguous()
         self.energy = float(self.features.square().mean())
         self.weight = (weight / weight.sum()).to(self.features)
-        one_hot = nn.functional.one_hot(label, max(n_outputs, 2)).T[-n_outputs:]
-        self.truth = one_hot.to(self.features) * self.weight
+        # Where the logits lie whose probabilities should be one, and their weights.
+        self.truth: Tensor | slice = slice(None)
+        self.weight_of_truth = self.weight * label
+        if n_outputs > 1:
+            position = torch.arange(len(label), device=label.device)
+            self.truth = len(label) * label + position
+            self.weight_of_truth = self.weight
 
     def descend(self, head: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
         """Go a few iterations of L-BFGS from a head (k, d + 1), biases last."""
@@ -219,17 +224,23 @@ class PenalisedLogLoss:
         self, numbers: NDArray[np.float64], penalty: float
     ) -> tuple[float, NDArray[np.float64]]:
         """Loss and gradient."""
-        both = torch.from_numpy(numbers).to(self.features).view(len(self.truth), -1)
+        size = self.features.shape[1] + 1
+        both = torch.from_numpy(numbers).to(self.features).view(-1, size)
         weight, bias = both[:, :-1], both[:, -1:]
         logits = torch.addmm(bias, weight, self.columns)
-        if len(logits) == 1:
-            partition, expected = nn.functional.softplus(logits[0]), logits.sigmoid()
+        # In place, since of thousands of classes these are hundreds of megabytes.
+        if len(logits) > 1:
+            logits -= logits.amax(0)
+        loss = penalty * weight.square().sum()
+        loss = loss - self.weight_of_truth @ logits.view(-1)[self.truth]
+        if len(logits) > 1:
+            total = logits.exp_().sum(0)
+            partition, error = total.log(), logits.mul_(self.weight / total)
         else:
-            partition = logits.logsumexp(0)
-            expected = torch.exp(logits - partition)
-        loss = self.weight @ partition - (logits * self.truth).sum()
-        loss = loss + penalty * weight.square().sum()
-        error = expected * self.weight - self.truth
+            partition = nn.functional.softplus(logits[0])
+            error = logits.sigmoid_().mul_(self.weight)
+        loss = loss + self.weight @ partition
+        error.view(-1)[self.truth] -= self.weight_of_truth
         slope = torch.addmm(weight, error, self.features, beta=2 * penalty)
         gradient = torch.cat([slope, error.sum(1, keepdim=True)], 1)
         return float(loss), _wide(gradient).ravel()

@@ -16,7 +16,12 @@ from small_models import classifier
 from torch import nn
 
 from sklearn_cfll import _logits as logits_module
-from sklearn_cfll._logits import ClassRows, fit_blend, fit_logistic
+from sklearn_cfll._logits import (
+    ClassRows,
+    PenalisedLogLoss,
+    fit_blend,
+    fit_logistic,
+)
 
 # Fitting ---------------------------------------------------------------------------
 
@@ -49,6 +54,27 @@ def test_the_logistic_head_is_scikit_learns(noisy):
     assert_allclose(logits.weight, peer.coef_.T, atol=1e-4)
     intercept = logits.bias.numpy() + mean @ logits.weight.numpy()
     assert_allclose(intercept, peer.intercept_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_the_penalised_loss_and_its_gradient_are_those_of_autograd(n_outputs):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    label = torch.arange(40) % max(2, n_outputs)
+    weight = torch.rand(40, generator=generator, dtype=torch.float64)
+    head = 300 * torch.randn(n_outputs, 6, generator=generator, dtype=torch.float64)
+    rows = ClassRows(features, label, weight)
+    loss, gradient = PenalisedLogLoss(rows, n_outputs)(head.numpy().ravel(), 0.1)
+
+    head.requires_grad_()
+    logits = features @ head[:, :-1].T + head[:, -1]
+    if n_outputs == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    losses = nn.functional.cross_entropy(logits, label, reduction="none")
+    expected = losses @ weight / weight.sum() + 0.1 * head[:, :-1].square().sum()
+    expected.backward()
+    assert_allclose(loss, expected.item(), rtol=1e-12)
+    assert_allclose(gradient, head.grad.numpy().ravel(), rtol=1e-9, atol=1e-12)
 
 
 def test_held_out_rows_choose_the_ridge(noisy):
