@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 
-# Kinds of devices on which torch may cast by itself.
-_CASTING = [k for k in ("cpu", "cuda", "mps", "xpu") if is_autocast_available(k)]
+from sklearn_cfll.functional.systems import is_autocast
 
 # Process-wide, since torch's generators are: two fits in threads would otherwise
 # draw from each other's.
@@ -88,8 +86,8 @@ def own_settings() -> Iterator[None]:
     all of a training, and the default device.
     """
     with ExitStack() as stack:
-        for kind in _CASTING:
-            if torch.is_autocast_enabled(kind):
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if is_autocast(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))

@@ -34,7 +34,7 @@ update_order : {"head_first", "backbone_first"}, default="head_first"
     after it, with two (the paper's algorithm 1).
 optimizer : str, class or callable, default="adamw"
     "adamw", "adam", "nadam", "radam", "rmsprop", "adagrad", "sgd" (momentum 0.9),
-    "muon" (AdamW on all that isn't a matrix; needs torch 2.9) or "lbfgs" (strong
+    "muon" (AdamW on all but real matrices; needs torch 2.9) or "lbfgs" (strong
     Wolfe line search, each trial with its own head: with ``prox=0`` variable
     projection; needs ``batch_size="full"``); or what makes an optimizer when called
     as ``optimizer(params, lr=...)``, with a list of groups of parameters, as torch

@@ -228,18 +228,17 @@ class PenalisedLogLoss:
         both = torch.from_numpy(numbers).to(self.features).view(-1, size)
         weight, bias = both[:, :-1], both[:, -1:]
         logits = torch.addmm(bias, weight, self.columns)
+        of_truth = self.weight_of_truth @ logits.view(-1)[self.truth]
         # In place, since of thousands of classes these are hundreds of megabytes.
-        if len(logits) > 1:
-            logits -= logits.amax(0)
-        loss = penalty * weight.square().sum()
-        loss = loss - self.weight_of_truth @ logits.view(-1)[self.truth]
-        if len(logits) > 1:
-            total = logits.exp_().sum(0)
-            partition, error = total.log(), logits.mul_(self.weight / total)
-        else:
+        if len(logits) == 1:
             partition = nn.functional.softplus(logits[0])
             error = logits.sigmoid_().mul_(self.weight)
-        loss = loss + self.weight @ partition
+        else:
+            largest = logits.amax(0)
+            total = logits.sub_(largest).exp_().sum(0)
+            partition = largest + total.log()
+            error = logits.mul_(self.weight / total)
+        loss = self.weight @ partition - of_truth + penalty * weight.square().sum()
         error.view(-1)[self.truth] -= self.weight_of_truth
         slope = torch.addmm(weight, error, self.features, beta=2 * penalty)
         gradient = torch.cat([slope, error.sum(1, keepdim=True)], 1)
