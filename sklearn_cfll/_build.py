@@ -149,16 +149,15 @@ def build_network(estimator: Any, problem: Problem) -> Network:
     if grid:
         problem.put_on_grid(estimator, len(grid))
     n_outputs = batches.encoded.shape[-1]
-    with batches.device:
-        head = ClosedFormHead(n_features, n_outputs, dtype=wide_dtype(batches.device))
-    return Network(module, head)
+    head = ClosedFormHead(n_features, n_outputs, dtype=wide_dtype(batches.device))
+    return Network(module, head.to(batches.device))
 
 
 def _probe(
     module: torch.nn.Module, name: str, batches: TensorBatches, float64_rows: int | None
 ) -> tuple[int, ...]:
     """Run the backbone on a few rows; give the shape of one's features."""
-    index = torch.arange(min(2, batches.n_samples), device=batches.device)
+    index = torch.arange(min(2, batches.n_samples))
     X = batches[index][0]["X"]
     given = f"X of shape {tuple(X.shape)}"
     module.eval()

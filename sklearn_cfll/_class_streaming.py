@@ -130,7 +130,7 @@ class ClassStreaming(Streaming):
     def _factor(self) -> float:
         """Factor by which scores are most like the logits, over the rows so far."""
         head = self.net_.module_.head.weight.double().cpu() / self.target_scale
-        logits = torch.tensor(self.coef_.T, dtype=torch.float64, device="cpu")
+        logits = torch.tensor(self.coef_.T, dtype=torch.float64)
         mapped = torch.cat(
             [
                 part.gram.double().cpu() @ head[:, [i]]

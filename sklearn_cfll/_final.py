@@ -234,7 +234,7 @@ def solve_head(
         unknown = (score == 0).all(0)
         score = torch.where(unknown, score.mean(1, keepdim=True), score)
         best = largest_of_the_best(score / loss_unit)
-        alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64, device="cpu")[best.cpu()]
+        alpha = torch.tensor(ALPHA_PATH, dtype=torch.float64)[best.cpu()]
         errors = errors.gather(0, best.expand(errors.shape[1])[None])
     head = net.module_.head
     if current is not None and not errors.mean() <= current.mean():

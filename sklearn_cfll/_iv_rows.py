@@ -123,8 +123,7 @@ class MemberRows:
 
     def _shuffled(self, generator: torch.Generator) -> Tensor:
         """Put each member's row numbers in an order of its own."""
-        order = torch.rand(self.index.shape, generator=generator, device="cpu")
-        order = order.argsort(1)
+        order = torch.rand(self.index.shape, generator=generator).argsort(1)
         return self.index.gather(1, order.to(self.index.device))
 
 

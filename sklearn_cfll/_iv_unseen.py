@@ -105,7 +105,7 @@ def _averaged(
     total: Any = 0.0
     wide = network.first.weight.dtype
     for _ in range(_PERMUTATIONS):
-        order = torch.randperm(len(rows), generator=generator, device="cpu")
+        order = torch.randperm(len(rows), generator=generator)
         other = rows.instruments[order.to(rows.inputs.device)]
         inputs = torch.cat([rows.exogenous, other], 1)
         parts = inputs.split(max(1, 2**20 // len(network.first.weight)))
@@ -193,9 +193,7 @@ def _from_other_folds(
     ]
     features, columns = torch.cat(parts), rows.treatment.to(wide)
     predicted = torch.empty_like(columns)
-    order = torch.randperm(len(rows), generator=generator, device="cpu").to(
-        columns.device
-    )
+    order = torch.randperm(len(rows), generator=generator).to(columns.device)
     for fold in order.tensor_split(min(defaults.FOLDS, len(rows))):
         kept = torch.ones(len(rows), dtype=torch.bool, device=columns.device)
         kept[fold] = False

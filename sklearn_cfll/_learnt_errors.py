@@ -50,7 +50,7 @@ class LearntErrors(BaseCFLL):
 
     def _learn_errors(self, net: CFLLNet, problem: Problem, path: AnyPath) -> None:
         """Fit the noise to rows that were left out, and keep the head's posterior."""
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device="cpu")
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
         self._posterior = HeadPosterior.of(path, alpha)
         rows = unseen_rows(net, problem, path, alpha, self._posterior)
         variance, self.posterior_scale_ = fit_noise(
@@ -129,7 +129,7 @@ class LearntErrors(BaseCFLL):
         """
         sums = self._sums
         path = sums.path_per_row(path)
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device="cpu")
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
         self._posterior = HeadPosterior.of(path, alpha)
         if not sums.streamed:
             variance = self._noise_variance()

@@ -179,9 +179,7 @@ class Streaming(BaseCFLL):
                 earlier = earlier.moved(
                     head.weight.cpu(),
                     head.bias.cpu(),
-                    torch.as_tensor(
-                        self._alpha_of_stream(None), dtype=torch.float64, device="cpu"
-                    ),
+                    torch.as_tensor(self._alpha_of_stream(None), dtype=torch.float64),
                     earlier.error_of(last.weight.cpu(), last.bias.cpu()),
                 )
                 sums = replace(sums, stepped=True, stale=True)
@@ -208,7 +206,7 @@ class Streaming(BaseCFLL):
         path = path_of(self._sums.moments)
         self.alpha_ = self._alpha_of_stream(path)
         head = net.module_.head
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device="cpu")
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64)
         weight, bias = path.solve(alpha)
         head.weight, head.bias = weight.to(head.weight), bias.to(head.bias)
         return path
@@ -227,9 +225,7 @@ class Streaming(BaseCFLL):
         if is_classifier(self):
             score = score.mean(1, keepdim=True)
         best = largest_of_the_best(score / self._loss_unit)
-        return as_parameter(
-            torch.tensor(ALPHA_PATH, dtype=torch.float64, device="cpu")[best]
-        )
+        return as_parameter(torch.tensor(ALPHA_PATH, dtype=torch.float64)[best])
 
     def forget(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Remove rows from the head, exactly, as if they had never been in it.

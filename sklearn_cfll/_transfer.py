@@ -85,9 +85,8 @@ def with_new_head(
     """Copy a trained net, with a head of zeros, of as many outputs where not given."""
     trained = net.module_.head.weight
     n_outputs = trained.shape[1] if n_outputs is None else n_outputs
-    with trained.device:
-        head = ClosedFormHead(len(trained), n_outputs, dtype=wide_dtype(trained.device))
+    head = ClosedFormHead(len(trained), n_outputs, dtype=wide_dtype(trained.device))
     new = copy.copy(net)
-    new.module_ = Network(backbone, head)
+    new.module_ = Network(backbone, head.to(trained.device))
     new.n_outputs = n_outputs
     return new

@@ -140,7 +140,7 @@ def left_out(
     """
     features, targets, weight = rows
     removed = removed_weight(net, problem, targets, weight)
-    alpha = torch.as_tensor(alpha, dtype=torch.float64, device="cpu")
+    alpha = torch.as_tensor(alpha, dtype=torch.float64)
     return leave_one_out_residuals(path, features, targets, alpha, removed)
 
 

@@ -162,7 +162,7 @@ class TensorBatches(Dataset):
     def _order(self) -> Tensor:
         """Draw an order of the rows, or give their own."""
         if self.generator is None:
-            return torch.arange(self.n_samples, device="cpu")
+            return torch.arange(self.n_samples, device=self.device)
         device = self.generator.device  # whatever torch's default is
         return torch.randperm(self.n_samples, generator=self.generator, device=device)
 
